@@ -1,0 +1,1 @@
+"""Benchmarks of jaxsolve against its peers: `python -m bench smooth`."""

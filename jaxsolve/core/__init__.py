@@ -1,0 +1,90 @@
+"""The contract: solvers, runs, derivatives, batches, and the bridges to optax."""
+
+from jaxsolve.core._batch import solve_batch
+from jaxsolve.core._derivative import (
+    Adjoint,
+    Derivative,
+    adjoint,
+    envelope,
+    implicit,
+    implicit_function,
+    one_step,
+    stop,
+    truncated,
+    unrolled,
+)
+from jaxsolve.core._iterate import iterate, scan
+from jaxsolve.core._lanes import any_lane
+from jaxsolve.core._memoise import memoise
+from jaxsolve.core._minibatch import MinibatchState, minibatch
+from jaxsolve.core._observe import plot_convergence
+from jaxsolve.core._optax import OptaxState, from_optax, to_optax
+from jaxsolve.core._run import run
+from jaxsolve.core._solution import Solution
+from jaxsolve.core._solver import (
+    Data,
+    Objective,
+    Params,
+    Solver,
+    State,
+    value_and_grad,
+)
+from jaxsolve.core._status import Status, as_status
+from jaxsolve.core._tree import (
+    all_finite,
+    as_schedule,
+    axpy,
+    ravel,
+    ravel_fine,
+    real_dtype,
+    real_scalar,
+    sup_norm,
+    where,
+)
+from jaxsolve.core._workers import WorkersState, per_worker, workers
+
+__all__ = (
+    "Adjoint",
+    "Data",
+    "Derivative",
+    "MinibatchState",
+    "Objective",
+    "OptaxState",
+    "Params",
+    "Solution",
+    "Solver",
+    "State",
+    "Status",
+    "WorkersState",
+    "adjoint",
+    "all_finite",
+    "any_lane",
+    "as_schedule",
+    "as_status",
+    "axpy",
+    "envelope",
+    "from_optax",
+    "implicit",
+    "implicit_function",
+    "iterate",
+    "memoise",
+    "minibatch",
+    "one_step",
+    "per_worker",
+    "plot_convergence",
+    "ravel",
+    "ravel_fine",
+    "real_dtype",
+    "real_scalar",
+    "run",
+    "scan",
+    "solve_batch",
+    "stop",
+    "sup_norm",
+    "to_optax",
+    "truncated",
+    "unrolled",
+    "value_and_grad",
+    "where",
+    "workers",
+)

@@ -1,0 +1,117 @@
+"""The linear system behind an implicit derivative, solved by declared structure."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+
+DENSE_LIMIT = 1000  # unknowns up to which the matrix is formed and factorised
+_DENSE_BLOCK = 64  # columns of it formed at a time: bounds the memory
+
+
+class Structure(NamedTuple):
+    """What is declared of the Jacobian, and who solves with it."""
+
+    linear_solve: lx.AbstractLinearSolver | Callable | None
+    symmetric: bool
+    psd: bool
+
+
+class System(NamedTuple):
+    """A square linear map on vectors, its transpose, and optionally its operator."""
+
+    mv: Callable
+    transpose_mv: Callable
+    operator: lx.AbstractLinearOperator | None = None
+
+    def transpose(self) -> "System":
+        """The system with the transposed matrix."""
+        operator = None if self.operator is None else self.operator.T
+        return System(self.transpose_mv, self.mv, operator)
+
+
+def solve(
+    system: System, rhs: chex.Array, structure: Structure
+) -> tuple[chex.Array, chex.Array]:
+    """Solves with the matrix of `system`.
+
+    Returns:
+        The solution, like `rhs`, and whether it can be trusted: (), bool. A solve by
+        the defaults is trusted if its residual is small; the user's own always.
+    """
+    trusted = jnp.ones((), bool)
+    if callable(structure.linear_solve) and not isinstance(
+        structure.linear_solve, lx.AbstractLinearSolver
+    ):
+        return structure.linear_solve(system.mv, rhs), trusted
+    if system.operator is not None:
+        solver = structure.linear_solve or lx.AutoLinearSolver(well_posed=True)
+        return lx.linear_solve(system.operator, rhs, solver, throw=False).value, trusted
+    if structure.linear_solve is not None:
+        operator = _operator(system, rhs, structure)
+        solution = lx.linear_solve(operator, rhs, structure.linear_solve, throw=False)
+        return solution.value, trusted
+    eps = float(jnp.finfo(rhs.dtype).eps)
+    if rhs.size <= DENSE_LIMIT:
+        columns = jax.lax.map(
+            system.mv, jnp.eye(rhs.size, dtype=rhs.dtype), batch_size=_DENSE_BLOCK
+        )
+        solution = jnp.linalg.solve(columns.T, rhs)
+        # LU is backward stable: a residual this large betrays a singular matrix.
+        rtol = 1e-2
+    else:
+        tight = eps**0.8
+        krylov = lx.CG if structure.psd else lx.BiCGStab
+        operator = _operator(system, rhs, structure)
+        solution = lx.linear_solve(
+            operator, rhs, krylov(tight, tight), throw=False
+        ).value
+        rtol = eps**0.5
+    gap = jnp.linalg.norm(system.mv(solution) - rhs)
+    return solution, gap <= rtol * jnp.linalg.norm(rhs)
+
+
+def _operator(system, rhs, structure):
+    tags = []
+    if structure.psd:
+        tags = [lx.positive_semidefinite_tag]
+    elif structure.symmetric:
+        tags = [lx.symmetric_tag]
+    return lx.FunctionLinearOperator(
+        system.mv, jax.eval_shape(lambda: rhs), frozenset(tags)
+    )
+
+
+def operator_system(operator: lx.AbstractLinearOperator) -> System:
+    """Makes a system of a lineax operator on vectors."""
+    return System(operator.mv, operator.T.mv, operator)
+
+
+def convert(function: Callable, *args) -> tuple[Callable, list]:
+    """Hoists everything that `function` closes over, whatever it returns.
+
+    Unlike `jax.closure_convert` it hoists integers too, allows other leaves than
+    arrays in the result, and keeps no reference to `function`.
+
+    Returns:
+        A function of `(consts, *args)`, and the consts, a list of arrays.
+    """
+    static = None
+
+    def arrays_of(*args):
+        nonlocal static
+        arrays, static = eqx.partition(function(*args), eqx.is_array)
+        return arrays
+
+    closed, shapes = jax.make_jaxpr(arrays_of, return_shape=True)(*args)
+    jaxpr, treedef, rest = closed.jaxpr, jax.tree.structure(shapes), static
+
+    def call(consts, *args):
+        flat = jax.core.eval_jaxpr(jaxpr, consts, *jax.tree.leaves(args))
+        return eqx.combine(jax.tree.unflatten(treedef, flat), rest)
+
+    return call, list(closed.consts)

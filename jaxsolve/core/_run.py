@@ -1,0 +1,344 @@
+"""A run: one compiled loop over a solver, with its derivative attached."""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve.core._derivative import ALL, Derivative, _Undefined, implicit
+from jaxsolve.core._lanes import least_lane
+from jaxsolve.core._linear import convert
+from jaxsolve.core._memoise import WeakIdentityDict
+from jaxsolve.core._observe import report
+from jaxsolve.core._solution import Solution
+from jaxsolve.core._solver import Data, Params, Solver, State, begin, check_solver, step
+from jaxsolve.core._status import Status, as_status, status_of
+from jaxsolve.core._tree import as_params, as_tol, default_tol
+
+
+class Options(NamedTuple):
+    """What a compiled loop depends on beside its solver; all static."""
+
+    check_every: int
+    length: int | None
+    progress: bool
+    derivative: Derivative | None
+
+
+def run(
+    solver: Solver,
+    params: Params,
+    data: Data = None,
+    *,
+    max_steps: chex.Numeric = 1000,
+    tol: chex.Numeric | None = None,
+    derivative: Derivative | None = None,
+    state: State | None = None,
+    stop: Callable[[Params, State], chex.Array] | None = None,
+    check_every: int = 1,
+    record: Callable[[Params, State], Any] | None = None,
+    progress: bool = False,
+) -> Solution:
+    """Runs a solver until its error is at most `tol`.
+
+    One compiled loop, differentiable by rule. Called eagerly it compiles once for each
+    solver and each shape of its arguments; new numbers cost no trace. As under
+    `jax.jit`, the solver's functions are traced once, so what changes between calls
+    belongs in `data`. It may be called inside jit, grad and vmap; under vmap every
+    lane is stopped and counted by itself.
+
+    Args:
+        solver: a `Solver`.
+        params: where to start: a tree of real float arrays. Nothing flows back to it:
+            the derivative of a solution in its start is zero, by most rules.
+        data: whatever the problem depends on. Differentiable.
+        max_steps: how many updates to take at most in this call.
+        tol: bound on the state's error, whose meaning the solver documents; by default
+            the square root of the machine epsilon of the params' dtype.
+        derivative: a rule instead of the solver's own, such as
+            ``jaxsolve.core.implicit(psd=True)``.
+        state: a saved state to go on from, on the same data. On new data start from
+            the params alone.
+        stop: a further criterion, as ``stop(params, state) -> bool``; where it holds
+            the run has converged.
+        check_every: updates between two looks at the error.
+        record: what to keep of every update, as ``record(params, state)``; it is found
+            in `Solution.history`, `max_steps` rows of which those not reached are NaN
+            (zero for integers). Then `max_steps` must be a Python integer.
+        progress: whether to show a progress bar on standard error.
+
+    Returns:
+        A `Solution`: params, state, status, history.
+
+    Raises:
+        ValueError: on what is no solver, params that are not real floats, a negative
+            tolerance, an update that changes the form of params or state.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> import jaxsolve
+        >>> fun = lambda x, data: jnp.sum((x - data) ** 2)
+        >>> solver = jaxsolve.smooth.gradient_descent(fun, stepsize=0.5)
+        >>> jaxsolve.run(solver, jnp.zeros(2), jnp.array([1.0, 2.0]))
+        Solution(converged after 2 updates, error 0.00e+00, params=[1. 2.])
+    """
+    check_solver(solver)
+    params = as_params(params)
+    tol = as_tol(tol, params)
+    rule = derivative if derivative is not None else _default_rule(solver)
+    length = None
+    if record is not None or rule.unroll == ALL:
+        length = _static_steps(max_steps)
+    if check_every < 1:
+        raise ValueError(f"check_every must be at least 1, got {check_every}.")
+    options = Options(int(check_every), length, bool(progress), rule)
+    solve = _compiled(solver, stop, record, options)
+    return solve(params, data, state, _as_steps(max_steps), tol)
+
+
+def _as_steps(max_steps):
+    if isinstance(max_steps, jax.core.Tracer):
+        return max_steps.astype(jnp.int32)
+    if np.ndim(max_steps) or max_steps != int(max_steps) or max_steps < 0:
+        raise ValueError(
+            f"max_steps must be a non-negative integer, got {max_steps!r}."
+        )
+    return np.asarray(max_steps, np.int32)
+
+
+def _static_steps(max_steps):
+    if isinstance(max_steps, jax.core.Tracer):
+        raise ValueError(
+            "record= and the unrolled rule need max_steps as a Python integer, got a "
+            "traced value."
+        )
+    return int(_as_steps(max_steps))
+
+
+def _default_rule(solver):
+    if solver.derivative is not None:
+        return solver.derivative
+    return _Undefined() if solver.residual is None else implicit()
+
+
+# -------------------------------------------------------- one compiled loop per solver
+
+_LOOPS = WeakIdentityDict()
+
+
+def cached(solver: Solver, extra: tuple, key: Any, make: Callable) -> Any:
+    """Keeps `make(solver, extra)` for as long as the functions involved live.
+
+    `make` is given weak proxies in place of functions, so that what it compiles keeps
+    none of them alive.
+    """
+    entries = _LOOPS.setdefault(solver.update, dict)
+    functions = (solver.init, solver.residual, *extra)
+    key = (tuple(map(id, functions)), _identity(solver.derivative), key)
+    held = entries.get(key)
+    if held is None or _is_dead(held):  # an id may be used again
+        for dead in [k for k, entry in entries.items() if _is_dead(entry)]:
+            del entries[dead]
+        refs = tuple(None if f is None else weakref.ref(f) for f in functions)
+        init, residual, *rest = [ref and _weak(ref) for ref in refs]
+        update = _weak(weakref.ref(solver.update))
+        proxy = Solver._make((init, update, residual, solver.derivative))
+        held = entries[key] = (refs, make(proxy, tuple(rest)))
+    return held[1]
+
+
+def _weak(ref):
+    return lambda *args: ref()(*args)
+
+
+def _is_dead(entry):
+    return any(ref is not None and ref() is None for ref in entry[0])
+
+
+def _identity(rule):
+    """A rule's key: its fields, or itself where a field cannot be hashed."""
+    try:
+        hash(rule)
+    except TypeError:
+        return id(rule)
+    return rule
+
+
+def _compiled(solver, stop, record, options):
+    def make(solver, extra):
+        stop, record = extra
+
+        def solve(params, data, state, max_steps, tol):
+            return _solve(
+                solver, params, data, state, max_steps, tol, stop, record, options
+            )
+
+        return jax.jit(solve, inline=True)
+
+    key = options._replace(derivative=_identity(options.derivative))
+    return cached(solver, (stop, record), key, make)
+
+
+def _solve(solver, params, data, state, max_steps, tol, stop, record, options):
+    rule = options.derivative
+    if rule.unroll == ALL:
+        return unrolled_loop(
+            solver, params, data, state, max_steps, tol, stop, record, options.length
+        )
+    before = max_steps if not rule.unroll else jnp.maximum(max_steps - rule.unroll, 0)
+
+    def forward(params, data, state, tol):
+        return _loop(solver, params, data, state, before, tol, stop, record, options)
+
+    solution, consts = without_derivative(forward, params, data, state, tol)
+    if rule.unroll:
+        return _more(solver, data, solution, rule.unroll, tol, stop)
+    return attach_rule(rule, solver, solution, data, consts, tol)
+
+
+def attach_rule(rule, solver, solution, data, consts, tol) -> Solution:
+    """Attaches a rule to the params of a solution."""
+    ok = is_solution(solution.status, solution.state, tol, solution.params)
+    if solver.residual is None:  # then no residual tells what was closed over
+        data = (data, consts)
+    params = rule.attach(solver.residual, solution.params, data, ok)
+    return solution._replace(params=params)
+
+
+def without_derivative(function: Callable, *args):
+    """Calls `function` cut off from derivatives in `args` and in what it closes over.
+
+    Returns:
+        The result, and what `function` closes over.
+    """
+    function, consts = convert(function, *args)
+    args, free = jax.lax.stop_gradient((args, consts))
+    return jax.lax.stop_gradient(function(free, *args)), consts
+
+
+def is_solution(status, state, tol, params) -> chex.Array:
+    """Tells whether a run may be differentiated: converged, or stalled very near."""
+    near = 10 * jnp.maximum(tol, jnp.asarray(default_tol(params), tol.dtype))
+    stalled = (status == Status.STALLED) & (state.error <= near)
+    return (status == Status.CONVERGED) | stalled
+
+
+def verdict(params, state, tol, stop) -> chex.Array:
+    """Judges a state by its error, its own status and the user's criterion."""
+    status = status_of(state, tol)
+    if stop is None:
+        return status
+    met = (status == Status.RUNNING) & jnp.asarray(stop(params, state), bool)
+    return jnp.where(met, as_status(Status.CONVERGED), status)
+
+
+def ended(status) -> chex.Array:
+    """Turns a status that is still running into `MAX_STEPS`."""
+    running = status == Status.RUNNING
+    return jnp.where(running, as_status(Status.MAX_STEPS), status)
+
+
+def _rows(record, params, state, length):
+    if record is None:
+        return None
+    rows = jax.eval_shape(record, params, state)
+
+    def empty(row):
+        inexact = jnp.issubdtype(row.dtype, jnp.inexact)
+        return jnp.full((length, *row.shape), jnp.nan if inexact else 0, row.dtype)
+
+    return jax.tree.map(empty, rows)
+
+
+def _loop(solver, params, data, state, max_steps, tol, stop, record, options):
+    if state is None:
+        state = begin(solver, params, data)
+    history = _rows(record, params, state, options.length)
+    zero = jnp.zeros((), jnp.int32)
+    carry = params, state, verdict(params, state, tol, stop), zero, history
+
+    def running(carry):
+        _, _, status, steps, _ = carry
+        return (status == Status.RUNNING) & (steps < max_steps)
+
+    def one(_, carry):
+        params, state, steps, history = carry
+        params, state = step(solver, params, state, data)
+        if record is not None:
+            row = record(params, state)
+            history = jax.tree.map(lambda h, r: h.at[steps].set(r), history, row)
+        return params, state, steps + 1, history
+
+    def body(carry):
+        params, state, _, steps, history = carry
+        if options.check_every == 1:
+            carry = one(0, (params, state, steps, history))
+        else:
+            # Equal in all running lanes of a vmap, so that no update is masked.
+            left = jnp.where(running(carry), max_steps - steps, options.check_every)
+            chunk = least_lane(jnp.minimum(left, options.check_every))
+            carry = (params, state, steps, history)
+            carry = jax.lax.fori_loop(0, chunk, one, carry)
+        params, state, steps, history = carry
+        status = verdict(params, state, tol, stop)
+        if options.progress:
+            report(steps, max_steps, state.error, status != Status.RUNNING)
+        return params, state, status, steps, history
+
+    params, state, status, _, history = jax.lax.while_loop(running, body, carry)
+    return Solution(params, state, ended(status), history)
+
+
+def _more(solver, data, solution, steps, tol, stop):
+    """Takes a few more updates, left to JAX to differentiate."""
+
+    def body(carry, _):
+        return step(solver, *carry, data), None
+
+    carry = solution.params, solution.state
+    (params, state), _ = jax.lax.scan(body, carry, length=steps)
+    judged = verdict(params, state, tol, stop)
+    status = jnp.where(
+        solution.status == Status.MAX_STEPS, ended(judged), solution.status
+    )
+    state, status = jax.lax.stop_gradient((state, status))
+    return Solution(params, state, status, solution.history)
+
+
+def unrolled_loop(solver, params, data, state, max_steps, tol, stop, record, length):
+    """The same loop as a checkpointed scan that JAX can differentiate."""
+    if state is None:
+        state = begin(solver, params, data)
+    history = _rows(record, params, state, length)
+    outer = max(1, int(np.ceil(np.sqrt(length))))
+    inner = max(1, int(np.ceil(length / outer)))
+
+    def one(carry, _):
+        params, state, steps, history = carry
+        running = (verdict(params, state, tol, stop) == Status.RUNNING) & (
+            steps < max_steps
+        )
+
+        def go(carry):
+            params, state, steps, history = carry
+            params, state = step(solver, params, state, data)
+            if record is not None:
+                row = jax.lax.stop_gradient(record(params, state))
+                history = jax.tree.map(lambda h, r: h.at[steps].set(r), history, row)
+            return params, state, steps + 1, history
+
+        return jax.lax.cond(running, go, lambda carry: carry, carry), None
+
+    @jax.checkpoint
+    def segment(carry, _):
+        return jax.lax.scan(one, carry, length=inner)
+
+    carry = params, state, jnp.zeros((), jnp.int32), history
+    (params, state, _, history), _ = jax.lax.scan(segment, carry, length=outer)
+    status = ended(verdict(params, state, tol, stop))
+    state, status, history = jax.lax.stop_gradient((state, status, history))
+    return Solution(params, state, status, history)

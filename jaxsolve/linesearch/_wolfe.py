@@ -1,0 +1,144 @@
+"""The Wolfe conditions by bracketing and safeguarded cubic interpolation."""
+
+import jax.numpy as jnp
+
+from jaxsolve.core import memoise
+from jaxsolve.linesearch._search import LineSearch, rounding, start
+
+
+@memoise
+def wolfe(
+    decrease: float = 1e-4,
+    curvature: float = 0.9,
+    *,
+    approximate: bool = True,
+    max_trials: int = 40,
+    max_stepsize: float = 1e15,
+) -> LineSearch:
+    r"""Finds a stepsize that satisfies the strong Wolfe conditions.
+
+    With :math:`\phi(t) = f(x + t d)`, accepts :math:`t` when
+
+    .. math::
+
+        \phi(t) &\le \phi(0) + c_1 t \phi'(0) \\
+        |\phi'(t)| &\le -c_2 \phi'(0)
+
+    or, where values no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
+    10 \varepsilon |\phi(0)|` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)` in place of
+    the first: Hager and Zhang's approximate condition, by which a solver reaches the
+    floor of its precision. Before a minimum is bracketed the stepsize grows, up to
+    tenfold a trial; then it is the minimum of a cubic, kept inside the bracket, every
+    third time its middle. A trial with an infinite value shrinks the bracket.
+
+    A search that runs out of trials, or of precision, takes its best point if that
+    decreases the objective, and otherwise fails.
+
+    Args:
+        decrease: :math:`c_1`, in (0, 1/2).
+        curvature: :math:`c_2`, between :math:`c_1` and 1; small is nearly exact.
+        approximate: whether the approximate condition is accepted too.
+        max_trials: how many stepsizes to try.
+        max_stepsize: no stepsize is larger; still descending there is `unbounded`.
+
+    Returns:
+        A line search.
+
+    Raises:
+        ValueError: unless ``0 < decrease < curvature < 1``.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import linesearch
+        >>> phi = lambda t: ((t - 1000.0) ** 2, 2 * (t - 1000.0))
+        >>> init, update = linesearch.wolfe(curvature=0.1)
+        >>> search = init(jnp.asarray(1e6), jnp.asarray(-2e3), 1.0)
+        >>> while not search.done:
+        ...     search = update(search, *phi(search.stepsize))
+        >>> bool(abs(search.stepsize - 1000) < 100)
+        True
+
+    References:
+        Nocedal and Wright, `Numerical Optimization
+        <https://doi.org/10.1007/978-0-387-40065-5>`_, 2006, Section 3.5. Hager and
+        Zhang, `A New Conjugate Gradient Method with Guaranteed Descent
+        <https://doi.org/10.1137/030601880>`_, 2005, (4.1).
+    """
+    if not 0 < decrease < curvature < 1:
+        raise ValueError(
+            "wolfe needs 0 < decrease < curvature < 1, got "
+            f"decrease={decrease} and curvature={curvature}."
+        )
+
+    def update(search, value, slope):
+        t = search.stepsize
+        noise = rounding(search, approximate)
+        finite = jnp.isfinite(value) & jnp.isfinite(slope)
+        sufficient = value <= search.value + decrease * t * search.slope
+        level = value <= search.value + noise
+        flat = jnp.abs(slope) <= -curvature * search.slope
+        gentle = slope <= (2 * decrease - 1) * search.slope
+        accepted = finite & flat & (sufficient | (level & gentle))
+
+        # The best end `low` always decreases the objective and descends towards `high`.
+        good = finite & (sufficient | level)
+        best = good & (value <= search.low[1] + noise)
+        passed = slope * (search.high[0] - search.low[0]) >= 0
+        trial = jnp.stack([t, value, slope])
+        end = jnp.where(passed, search.low, search.high)
+        high = jnp.where(best, end, trial)
+        low = jnp.where(best, trial, search.low)
+
+        bracketed = jnp.isfinite(high[0])
+        inside = _inside(low, high, search.trials)
+        outside = jnp.minimum(_outside(search.low, trial), max_stepsize)
+        trials = search.trials + 1
+
+        width = jnp.abs(high[0] - low[0])
+        eps = float(jnp.finfo(value.dtype).eps)
+        exhausted = bracketed & (width <= eps * jnp.maximum(high[0], low[0]))
+        unbounded = ~bracketed & (t >= max_stepsize)
+        over = ~accepted & ((trials >= max_trials) | exhausted | unbounded)
+        failed = over & ~(low[0] > 0)
+        arrived = over & good & (t == low[0])
+        done = accepted | failed | arrived
+        proposal = jnp.where(over, low[0], jnp.where(bracketed, inside, outside))
+        return search._replace(
+            stepsize=jnp.where(done, t, proposal),
+            done=done,
+            failed=failed,
+            unbounded=unbounded & arrived,
+            trials=trials,
+            low=low,
+            high=high,
+        )
+
+    return LineSearch(start, update)
+
+
+def _cubic(a, b):
+    """The minimiser of the cubic through two trials; may be NaN."""
+    (ta, fa, da), (tb, fb, db) = a, b
+    d1 = da + db - 3 * (fa - fb) / (ta - tb)
+    d2 = jnp.sign(tb - ta) * jnp.sqrt(d1**2 - da * db)
+    return tb - (tb - ta) * (db + d2 - d1) / (db - da + 2 * d2)
+
+
+def _inside(low, high, trials):
+    """A point well inside the bracket: the cubic's minimum, or the middle."""
+    width = high[0] - low[0]
+    guess = _cubic(low, high)
+    guess = jnp.where(jnp.isfinite(guess), guess, low[0] + 0.5 * width)
+    guess = jnp.where(jnp.isfinite(high[1]), guess, low[0] + 0.1 * width)
+    share = jnp.where(trials % 3 == 2, 0.5, 0.1).astype(width.dtype)
+    left, right = jnp.minimum(low[0], high[0]), jnp.maximum(low[0], high[0])
+    pad = share * (right - left)
+    return jnp.clip(guess, left + pad, right - pad)
+
+
+def _outside(low, trial):
+    """A larger stepsize: the cubic's minimum, at least twice and at most ten times."""
+    guess = _cubic(low, trial)
+    guess = jnp.where(jnp.isfinite(guess), guess, jnp.inf)
+    guess = jnp.where(guess > trial[0], guess, jnp.inf)
+    return jnp.clip(guess, 2 * trial[0], 10 * trial[0])

@@ -1,0 +1,221 @@
+"""What every operator of this room asks of its leaves and of its numbers.
+
+Operators compute in at least 32 bits and round once, to the dtype of the leaf. A number
+(weight, radius, bound, shift, stepsize) is a scalar, an array that broadcasts to every
+leaf, or a pytree like params; it is cast to the dtype in which its leaf is computed.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Axis = int | tuple[int, ...] | None
+
+
+def real(params: chex.ArrayTree) -> chex.ArrayTree:
+    """Params as arrays, all of them real and floating."""
+
+    def check(path, x):
+        x = jnp.asarray(x)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(
+                "params must be real floating-point arrays, but "
+                f"params{jax.tree_util.keystr(path)} is {x.dtype}: cast it, for "
+                "example with x.astype(jnp.float32)."
+            )
+        return x
+
+    return jax.tree.map_with_path(check, params)
+
+
+def working_dtype(params: chex.ArrayTree) -> Any:
+    """The widest dtype among the leaves, of at least 32 bits."""
+    dtypes = [jnp.dtype(jnp.float32), *(x.dtype for x in jax.tree.leaves(params))]
+    return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def widen(params: chex.ArrayTree) -> chex.ArrayTree:
+    """Params in one dtype of at least 32 bits."""
+    params = real(params)
+    dtype = working_dtype(params)
+    return jax.tree.map(lambda x: x.astype(dtype), params)
+
+
+def narrow(wide: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+    """Undo `widen`: the values of `wide` in the dtypes of `params`."""
+    return jax.tree.map(lambda w, x: w.astype(x.dtype), wide, real(params))
+
+
+def ravel(params: chex.ArrayTree) -> tuple[chex.Array, Callable]:
+    """Params as one vector of at least 32 bits, and the way back."""
+    wide, treedef = jax.tree.flatten(widen(params))
+    ends = np.cumsum([x.size for x in wide])
+
+    def unravel(vector):
+        parts = jnp.split(vector, ends[:-1]) if wide else []
+        parts = [part.reshape(x.shape) for part, x in zip(parts, wide, strict=True)]
+        return narrow(treedef.unflatten(parts), params)
+
+    vector = jnp.concatenate([x.ravel() for x in wide]) if wide else jnp.zeros(0)
+    return vector, unravel
+
+
+def is_leaf(value: chex.ArrayTree) -> bool:
+    """Whether a number is a scalar or an array, not a pytree of them."""
+    return jax.tree.structure(value) == jax.tree.structure(0)
+
+
+def is_scalar(value: chex.ArrayTree) -> bool:
+    """Whether a number is one scalar, not an array or a pytree."""
+    return is_leaf(value) and jnp.ndim(value) == 0
+
+
+def like(name: str, value: chex.ArrayTree, params: chex.ArrayTree) -> chex.ArrayTree:
+    """The number `value` for every leaf: of its rank, of at least 32 bits."""
+    if is_leaf(value):
+        value = jax.tree.map(lambda _: value, params)
+    elif jax.tree.structure(value) != jax.tree.structure(params):
+        raise ValueError(
+            f"{name} must be a scalar, an array, or a pytree like params, which is "
+            f"{jax.tree.structure(params)}, but it is {jax.tree.structure(value)}: "
+            "give it one array for each leaf of params."
+        )
+
+    def fit(path, x, number):
+        number = jnp.asarray(number, working_dtype(x))
+        sizes = zip(number.shape[::-1], x.shape[::-1], strict=False)
+        if number.ndim > x.ndim or any(m not in (1, n) for m, n in sizes):
+            raise ValueError(
+                f"{name} must broadcast to each leaf of params, but its shape is "
+                f"{number.shape} and that of params{jax.tree_util.keystr(path)} is "
+                f"{x.shape}: reshape it, or give a pytree with one array for each leaf."
+            )
+        return number.reshape((1,) * (x.ndim - number.ndim) + number.shape)
+
+    return jax.tree.map_with_path(fit, params, value)
+
+
+def per_group(
+    name: str, value: chex.ArrayTree, params: chex.ArrayTree, axis: Axis
+) -> chex.ArrayTree:
+    """The number `value` for every leaf, with size 1 along the axis of its groups."""
+    if axis is None and not is_scalar(value):
+        raise ValueError(
+            f"{name} must be a scalar where axis is None, since all of params is one "
+            f"group, but it is {jax.tree.map(jnp.shape, value)}: give a scalar or an "
+            "axis."
+        )
+
+    def check(x, number):
+        if any(number.shape[a] != 1 for a in axes_of(x, axis)):
+            raise ValueError(
+                f"{name} must hold one number for each group, but against params of "
+                f"shape {x.shape} with axis={axis} its shape is {number.shape}: give "
+                "it size 1 along that axis."
+            )
+        return number
+
+    params = real(params)
+    return jax.tree.map(check, params, like(name, value, params))
+
+
+def axes_of(x: chex.Array, axis: Axis) -> tuple[int, ...]:
+    """The axes of the leaf `x` along which its groups lie."""
+    axes = axis if isinstance(axis, tuple) else () if axis is None else (axis,)
+    if any(not -x.ndim <= a < x.ndim for a in axes):
+        raise ValueError(
+            f"axis must lie within every leaf of params, but it is {axis} and a leaf "
+            f"has the shape {x.shape}: give another axis, or axis=None for one group "
+            "of all entries, or treat the leaves apart with prox.separable_sum."
+        )
+    return axes
+
+
+def leafwise(
+    fun: Callable, params: chex.ArrayTree, **numbers: chex.ArrayTree
+) -> chex.ArrayTree:
+    """Map `fun(x, *numbers)` over the leaves, in at least 32 bits."""
+    params = real(params)
+    values = [like(name, value, params) for name, value in numbers.items()]
+    wide = jax.tree.map(lambda x: x.astype(working_dtype(x)), params)
+    return narrow(jax.tree.map(fun, wide, *values), params)
+
+
+def groupwise(
+    fun: Callable, params: chex.ArrayTree, axis: Axis, **numbers: chex.ArrayTree
+) -> chex.ArrayTree:
+    """Map `fun(x, *numbers)`, which works along the last axis, over the groups."""
+    if axis is None:
+        vector, unravel = ravel(params)
+        values = [per_group(k, v, vector, axis) for k, v in numbers.items()]
+        return unravel(fun(vector, *values))
+
+    def apply(x, *values):
+        axes = axes_of(x, axis)
+        last = tuple(range(-len(axes), 0))
+
+        def group_last(v):
+            v = jnp.moveaxis(v, axes, last)
+            lead = v.shape[: v.ndim - len(axes)]
+            return v.reshape(*lead, math.prod(v.shape[len(lead) :]))
+
+        new = fun(group_last(x), *map(group_last, values))
+        return jnp.moveaxis(new.reshape(jnp.moveaxis(x, axes, last).shape), last, axes)
+
+    numbers = {k: per_group(k, v, params, axis) for k, v in numbers.items()}
+    return leafwise(apply, params, **numbers)
+
+
+def norms(params: chex.ArrayTree, axis: Axis) -> chex.ArrayTree:
+    """The 2-norm of every group, as a number to give to `leafwise`.
+
+    It neither overflows nor underflows, and its derivative at zero is zero, not NaN.
+    """
+
+    def norm(leaves, axes, keepdims):
+        tops = [jnp.max(jnp.abs(x), axes, keepdims=keepdims, initial=0) for x in leaves]
+        top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
+        unit = jnp.where((top > 0) & (top < jnp.inf), top, 1)
+        squares = [jnp.sum((x / unit) ** 2, axes, keepdims=keepdims) for x in leaves]
+        total = functools.reduce(jnp.add, squares)
+        root = jnp.sqrt(jnp.where(total == 0, 1, total))
+        return jnp.where(total == 0, 0, unit * root)
+
+    wide = widen(params)
+    if axis is None:
+        return norm(jax.tree.leaves(wide) or [jnp.zeros(())], None, False)
+    return jax.tree.map(lambda x: norm([x], axes_of(x, axis), True), wide)
+
+
+def over_norm(number: chex.Array, norm: chex.Array) -> chex.Array:
+    """A number over a norm, or over one where the norm is zero."""
+    norm = jnp.where(norm == 0, 1, norm)
+    # In this unit the squared norm that a derivative holds can not under- or overflow.
+    unit = jax.lax.stop_gradient(norm)
+    return (number / unit) / (norm / unit)
+
+
+def check_at_least_zero(**numbers: chex.ArrayTree) -> None:
+    """Refuse negative numbers, as far as they are known; tracers are not."""
+    for name, value in numbers.items():
+        for number in map(known, jax.tree.leaves(value)):
+            if number is not None and np.any(number < 0):
+                raise ValueError(
+                    f"{name} must be at least zero, but it is {number}: the function "
+                    "is not convex or the set is empty; change its sign."
+                )
+
+
+def known(number: Any) -> np.ndarray | None:
+    """The value of a number, or None where it is traced or lies on other hosts."""
+    if isinstance(number, jax.core.Tracer):
+        return None
+    if not getattr(number, "is_fully_addressable", True):
+        return None
+    return np.asarray(number)

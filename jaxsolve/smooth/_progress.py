@@ -1,0 +1,63 @@
+"""How the solvers of this room tell a stall and divergence from progress."""
+
+from typing import NamedTuple
+
+import chex
+import jax.numpy as jnp
+
+from jaxsolve.core import Status, as_status, where
+
+
+class Progress(NamedTuple):
+    """What has been reached, and for how long no more."""
+
+    best: chex.Array  # (), real: the least error so far.
+    idle: chex.Array  # (), int32: accepted steps since value or error last improved.
+
+    @staticmethod
+    def start(inf: chex.Array) -> "Progress":
+        """Nothing has been reached yet."""
+        return Progress(inf, jnp.zeros((), jnp.int32))
+
+
+def at_hand(search, state, x):
+    """Returns the search under way, or one at zero if params were changed meanwhile.
+
+    Then the next trial is params themselves, and any finite value is accepted there.
+    """
+    moved = jnp.any(x != state.point)
+    inf, zero = jnp.full((), jnp.inf, x.dtype), jnp.zeros((), x.dtype)
+    return where(moved, search.init(inf, zero, zero), state.search)
+
+
+def judge(state, search, value, grad, fresh, patience):
+    """Judges an accepted step, or the failure of a search.
+
+    Args:
+        state: the solver's, before the step, with its value, status and progress.
+        search: the line search that ended.
+        value: the objective at the new iterate: (), real.
+        grad: the gradient there: (n,), real.
+        fresh: whether the search followed the steepest descent: (), bool.
+        patience: accepted steps without progress that are a stall.
+
+    Returns:
+        The error, the status, and the progress.
+    """
+    dtype = value.dtype
+    eps = float(jnp.finfo(dtype).eps)
+    bottom = -(float(jnp.finfo(dtype).max) ** 0.5)
+    error = jnp.where(jnp.isfinite(value), jnp.max(jnp.abs(grad), initial=0), jnp.inf)
+    lower = value < state.value - 2 * eps * jnp.abs(state.value)
+    first = ~jnp.isfinite(state.value)
+    better = error < 0.9 * state.progress.best
+    idle = jnp.where(lower | better | first, 0, state.progress.idle + 1)
+    stuck = (search.failed & fresh) | (idle >= patience)
+    lost = (search.failed & first) | search.unbounded | (value < bottom)
+    status = jnp.where(
+        lost,
+        as_status(Status.DIVERGED),
+        jnp.where(stuck, as_status(Status.STALLED), state.status),
+    )
+    best = jnp.minimum(error, state.progress.best)
+    return error, status, Progress(best, idle)

@@ -1,0 +1,26 @@
+"""The strictest JAX there is, on eight host devices."""
+
+import os
+
+# Before JAX makes its devices. Little optimisation: the suite compiles far more than
+# it computes.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=1"
+)
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def x64():
+    """Runs a test in double precision."""
+    with jax.enable_x64(True):
+        yield
