@@ -1,4 +1,4 @@
-"""The peers' sides: `build(fun)` gives `solve(x, data) -> (params, steps)`, one problem.
+"""The peers' sides: `build(fun)` gives `solve(x, data) -> (params, steps)`.
 
 Settings are the fastest found that reach the bound. JAXopt: `implicit_diff=False`
 silently unrolls the loop to `maxiter` steps (50 times slower in a batch), so forward

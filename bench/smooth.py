@@ -117,6 +117,8 @@ def rosenbrock_batch(options):
     ]
     batch = Contender("jaxsolve solve_batch", ours_batch(bound), "", compiled=False)
     contenders.insert(1, batch)
+    if options.quick:
+        contenders = [c for c in contenders if "zoom" not in c.name]
     figures = compare(
         contenders,
         rosenbrock,
@@ -126,7 +128,7 @@ def rosenbrock_batch(options):
         options,
     )
     best = figures.fastest([OURS, "jaxsolve solve_batch"])
-    fast = figures.fastest([n for n in names if n.startswith("jaxopt")])
+    fast = figures.fastest([c.name for c in contenders if c.name[:6] == "jaxopt"])
     quick = figures.fastest(["optimistix LBFGS", "optimistix BFGS"])
 
     def build_time(name):
@@ -190,7 +192,7 @@ def bare(fun, x, data, calls, repeats):
 
 
 def _logistic(name, problem, fun, x, data, bound, tolerances, options, dtype):
-    l2, cauchy = tolerances
+    l2, cauchy = tolerances  # the loosest that reach the bound; see the peers' rules
     backtracking = {"linesearch": "backtracking", "linesearch_init": "max"}
     contenders = [
         Contender(OURS, ours(bound), "run, tol on the sup-norm"),
@@ -277,10 +279,13 @@ def logistic_regression(options):
             jnp.zeros(200, jnp.float32),
             data,
             1e-4,
-            (5e-4, 1e-3),
+            (3e-4, 3e-3),
             options,
             "float32",
         )
+        if options.quick:
+            return
+        # Optimistix stays at 1.5e-4 here whatever its tolerance, after 41 steps.
         features, labels = make(n_informative=5, n_classes=5)
         data = (jnp.asarray(features, jnp.float32), jnp.asarray(labels), data[2])
         yield _logistic(
@@ -290,7 +295,7 @@ def logistic_regression(options):
             jnp.zeros((200, 5), jnp.float32),
             data,
             1e-4,
-            (3e-4, 1e-3),
+            (5e-4, 1e-4),
             options,
             "float32",
         )

@@ -1,6 +1,6 @@
 """Solvers inside JAX programs: init/update pairs that compile, batch, differentiate."""
 
-from jaxsolve import core, linesearch, prox, smooth
+from jaxsolve import composite, core, doors, fixed_point, linesearch, prox, smooth
 from jaxsolve.core import (
     Solution,
     Solver,
@@ -12,20 +12,26 @@ from jaxsolve.core import (
     solve_batch,
     to_optax,
 )
+from jaxsolve.doors import minimize, solve_fixed_point
 
 __all__ = (
     "Solution",
     "Solver",
     "Status",
+    "composite",
     "core",
+    "doors",
+    "fixed_point",
     "from_optax",
     "iterate",
     "linesearch",
+    "minimize",
     "prox",
     "run",
     "scan",
     "smooth",
     "solve_batch",
+    "solve_fixed_point",
     "to_optax",
 )
 __version__ = "0.1.0"

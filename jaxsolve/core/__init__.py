@@ -14,7 +14,7 @@ from jaxsolve.core._derivative import (
     unrolled,
 )
 from jaxsolve.core._iterate import iterate, scan
-from jaxsolve.core._lanes import any_lane
+from jaxsolve.core._lanes import any_lane, once
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._minibatch import MinibatchState, minibatch
 from jaxsolve.core._observe import plot_convergence
@@ -69,6 +69,7 @@ __all__ = (
     "iterate",
     "memoise",
     "minibatch",
+    "once",
     "one_step",
     "per_worker",
     "plot_convergence",

@@ -92,7 +92,7 @@ def solve_batch(
         )
     leaves, treedef = jax.tree.flatten(data)
     leaves, mapped = _batch_first(leaves, treedef.flatten_up_to(_spread(in_axes, data)))
-    width = _width(params, leaves, mapped)
+    _check_width(params, leaves, mapped)
     free = jax.lax.stop_gradient((params, leaves))
     if not all(map(is_concrete, jax.tree.leaves((free, tol)))):
         raise ValueError(
@@ -159,7 +159,7 @@ def _batch_first(leaves, axes):
     return moved, mapped
 
 
-def _width(params, leaves, mapped):
+def _check_width(params, leaves, mapped):
     batched = [leaf for leaf, m in zip(leaves, mapped, strict=True) if m]
     leading = {jnp.shape(leaf)[:1] for leaf in [*jax.tree.leaves(params), *batched]}
     if len(leading) != 1 or () in leading:
@@ -167,10 +167,8 @@ def _width(params, leaves, mapped):
             "params, and data along in_axes, must share one leading batch axis, got "
             f"sizes {sorted(leading)}."
         )
-    (width,) = leading.pop()
-    if width == 0:
+    if leading == {(0,)}:
         raise ValueError("the batch is empty.")
-    return width
 
 
 class _Lanes(NamedTuple):
@@ -354,9 +352,11 @@ class _Programs:
         return jax.tree.map(lead, params), placed
 
     def _narrower(self, width):
+        """The width to pack to, or None where packing would not pay for compiling."""
         devices = 1 if self.mesh is None else self.mesh.size
         narrow = max(_SMALLEST, -(-width // _SHRINK))
-        return -(-narrow // devices) * devices
+        narrow = -(-narrow // devices) * devices
+        return narrow if 2 * narrow < width else None
 
     def drive(self, params, leaves, limit, tol, progress):
         """Runs the batch from the host: advance, write down, pack, repeat."""
@@ -371,7 +371,7 @@ class _Programs:
         stride = max(1, limit // 50) if progress else limit
         while True:
             narrow = self._narrower(width)
-            threshold = narrow if narrow < width else 0
+            threshold = narrow or 0
             until = np.int32(min(limit, int(taken) + stride))
             lanes, taken = self._go(lanes, taken, until, tol, threshold=threshold)
             running = np.flatnonzero(np.asarray(lanes.status) == Status.RUNNING)

@@ -57,8 +57,8 @@ class _Undefined(Derivative):
         def refuse(*_):
             raise ValueError(
                 "this solver has no residual, so the derivative of its solution is not "
-                "defined by default; pass `derivative=` one of jaxsolve.core.unrolled(),"
-                " truncated(k), one_step(), envelope() or stop()."
+                "defined by default; pass `derivative=` one of unrolled(), "
+                "truncated(k), one_step(), envelope() or stop() of jaxsolve.core."
             )
 
         return attach(refuse, lambda params, data: params, params, data, ok)
@@ -198,8 +198,8 @@ def unrolled() -> Derivative:
 def envelope() -> Derivative:
     r"""Treats a solution as constant, for values at it (Danskin's theorem).
 
-    The derivative of :math:`\\min_x f(x, \\theta)` in :math:`\\theta` is that of
-    :math:`f(x^\\star, \\theta)` with :math:`x^\\star` held fixed: no linear solve. It is
+    The derivative of :math:`\min_x f(x, \theta)` in :math:`\theta` is that of
+    :math:`f(x^\star, \theta)` with :math:`x^\star` held fixed: no linear solve. It is
     right for first derivatives of the optimal value only. A run that did not converge
     refuses, unlike with `stop`.
 

@@ -43,3 +43,15 @@ def any_lane(predicate: chex.Array) -> chex.Array:
 def least_lane(value: chex.Array) -> chex.Array:
     """Returns the least value over the lanes of the surrounding vmaps."""
     return _min(value)
+
+
+def once(code: chex.Array) -> chex.Array:
+    """Returns a small integer, in a way that XLA computes it once.
+
+    XLA copies cheap arithmetic into every kernel that reads it; a decision by which a
+    whole state is selected would be computed again for each field, which doubles the
+    compile time of a batched search. A sort is never copied, while an optimisation
+    barrier is dropped too early to help.
+    """
+    last = jnp.full_like(code, jnp.iinfo(code.dtype).max)
+    return jnp.sort(jnp.stack([code, last]))[0]

@@ -42,8 +42,8 @@ class Solution(NamedTuple):
         error = np.asarray(getattr(self.state, "error", np.nan))
         if status.ndim == 0:
             head = (
-                f"{Status(int(status)).name.lower()} after {int(np.max(count))} updates, "
-                f"error {float(np.max(error)):.2e}"
+                f"{Status(int(status)).name.lower()} after {int(np.max(count))} "
+                f"updates, error {float(np.max(error)):.2e}"
             )
         else:
             ends = ", ".join(

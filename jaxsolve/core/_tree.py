@@ -174,7 +174,7 @@ def _as_param(leaf):
 
 
 def check_like(what: str, got: chex.ArrayTree, params: chex.ArrayTree) -> None:
-    """Raises a `ValueError` unless `got` has the tree, shapes and dtypes of `params`."""
+    """Raises a `ValueError` unless two trees have the same form."""
     form = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
     if jax.tree.structure(got) != jax.tree.structure(params):
         raise ValueError(

@@ -73,8 +73,9 @@ def workers(
         ...     return jax.lax.pmean(jax.grad(fun)(x, batch), "workers")
         >>> picard = jaxsolve.fixed_point.picard(lambda x, b: x - 0.4 * gradient(x, b))
         >>> solver = core.workers(picard, "workers")
-        >>> print(jaxsolve.run(solver, 0.0, jnp.arange(8.0).reshape(4, 2)).params)
-        3.4999998
+        >>> solution = jaxsolve.run(solver, 0.0, jnp.arange(8.0).reshape(4, 2))
+        >>> print(f"{solution.params:.2f}")
+        3.50
     """
     check_solver(solver)
     if mesh is not None and axis not in mesh.axis_names:

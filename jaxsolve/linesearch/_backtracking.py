@@ -3,7 +3,14 @@
 import jax.numpy as jnp
 
 from jaxsolve.core import memoise
-from jaxsolve.linesearch._search import LineSearch, rounding, start
+from jaxsolve.linesearch._search import (
+    ACCEPTED,
+    FAILED,
+    LineSearch,
+    Search,
+    rounding,
+    start,
+)
 
 
 @memoise
@@ -60,27 +67,26 @@ def backtracking(
 
     def update(search, value, slope):
         t = search.stepsize
+        zero, low, high = search.ends
         noise = rounding(search, approximate)
         finite = jnp.isfinite(value)
-        sufficient = value <= search.value + decrease * t * search.slope
-        level = value <= search.value + noise
-        gentle = slope <= (2 * decrease - 1) * search.slope
+        sufficient = value <= zero[1] + decrease * t * zero[2]
+        level = value <= zero[1] + noise
+        gentle = slope <= (2 * decrease - 1) * zero[2]
         accepted = finite & (sufficient | (level & gentle))
 
-        excess = value - search.value - t * search.slope
-        parabola = -0.5 * search.slope * t * t / jnp.where(excess > 0, excess, 1)
+        excess = value - zero[1] - t * zero[2]
+        parabola = -0.5 * zero[2] * t * t / jnp.where(excess > 0, excess, 1)
         shrunk = jnp.where(finite, jnp.clip(parabola, 0.1 * t, 0.5 * t), 0.1 * t)
         trials = search.trials + 1
         tiny = t <= float(jnp.finfo(value.dtype).tiny)
         failed = ~accepted & ((trials >= max_trials) | tiny)
-        done = accepted | failed
-        return search._replace(
-            stepsize=jnp.where(done, t, shrunk),
-            done=done,
-            failed=failed,
-            trials=trials,
-            low=jnp.where(accepted, jnp.stack([t, value, slope]), search.low),
-            high=jnp.where(accepted, search.high, jnp.stack([t, value, slope])),
-        )
+        outcome = jnp.where(accepted, ACCEPTED, jnp.where(failed, FAILED, 0))
+        outcome = outcome.astype(jnp.int32)
+        trial = jnp.stack([t, value, slope])
+        low, high = jnp.where(accepted, trial, low), jnp.where(accepted, high, trial)
+        stepsize = jnp.where(outcome > 0, t, shrunk)
+        ends = jnp.stack([zero, low, high])
+        return Search(stepsize, outcome, trials, search.limit, ends)
 
     return LineSearch(start, update)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
+ACCEPTED, FAILED, UNBOUNDED = 1, 2, 3
+
 
 class Search(NamedTuple):
     """A search for a stepsize along a direction of descent.
@@ -16,55 +18,78 @@ class Search(NamedTuple):
     """
 
     stepsize: chex.Array  # (), real: to try next; when done, the one just tried.
-    done: chex.Array  # (), bool: the last trial is accepted, or the search has failed.
-    failed: chex.Array  # (), bool: no acceptable stepsize was found.
-    unbounded: chex.Array  # (), bool: still descending at the largest stepsize.
+    outcome: chex.Array  # (), int32: 0 under way, 1 accepted, 2 failed, 3 unbounded.
     trials: chex.Array  # (), int32: stepsizes tried.
-    value: chex.Array  # (), real: the objective at zero.
-    slope: chex.Array  # (), real: the directional derivative there.
-    low: chex.Array  # (3,), real: stepsize, value and slope of the best trial so far.
-    high: chex.Array  # (3,), real: of the other end; its stepsize is inf at first.
+    limit: chex.Array  # (), real: no stepsize is larger.
+    ends: chex.Array  # (3, 3), real: stepsize, value and slope at zero, low and high.
+
+    @property
+    def done(self) -> chex.Array:
+        """Whether the last trial is accepted, or the search has failed: (), bool."""
+        return self.outcome > 0
+
+    @property
+    def failed(self) -> chex.Array:
+        """Whether no acceptable stepsize was found: (), bool."""
+        return self.outcome == FAILED
+
+    @property
+    def unbounded(self) -> chex.Array:
+        """Whether it still descends at the largest stepsize of all: (), bool."""
+        return self.outcome == UNBOUNDED
+
+    @property
+    def value(self) -> chex.Array:
+        """The objective at zero: (), real."""
+        return self.ends[0, 1]
+
+    @property
+    def slope(self) -> chex.Array:
+        """The directional derivative at zero: (), real."""
+        return self.ends[0, 2]
 
 
 class LineSearch(NamedTuple):
     """A line search as a pair of pure functions.
 
     Attributes:
-        init: as ``init(value, slope, stepsize) -> search``, from the objective and the
-            directional derivative at zero, and the stepsize to try first. An infinite
-            value with slope and stepsize zero asks for the starting point itself to be
-            evaluated; any finite value is then accepted.
+        init: as ``init(value, slope, stepsize, limit=inf) -> search``, from the
+            objective and the directional derivative at zero, the stepsize to try first,
+            and the largest one allowed. An infinite value with slope and stepsize zero
+            asks for the starting point itself to be evaluated; any finite value is then
+            accepted.
         update: as ``update(search, value, slope) -> search``, from the objective and
             the directional derivative at ``search.stepsize``. Values that are not
             finite mean that the trial went too far.
     """
 
-    init: Callable[[chex.Array, chex.Array, chex.Array], Search]
+    init: Callable[..., Search]
     update: Callable[[Search, chex.Array, chex.Array], Search]
 
 
-def start(value: chex.Array, slope: chex.Array, stepsize: chex.Numeric) -> Search:
+def start(
+    value: chex.Array,
+    slope: chex.Array,
+    stepsize: chex.Numeric,
+    limit: chex.Numeric = jnp.inf,
+) -> Search:
     """Begins a search: the state that every search of this room starts from."""
-    dtype = value.dtype
-    zero = jnp.zeros((), dtype)
-    inf = jnp.full((), jnp.inf, dtype)
-    slope = jnp.asarray(slope, dtype)
-    no = jnp.zeros((), bool)
+    zero, inf = jnp.zeros_like(value), jnp.full_like(value, jnp.inf)
+    here = jnp.stack([zero, value, jnp.asarray(slope, value.dtype)])
+    count = jnp.zeros((), jnp.int32)
     return Search(
-        stepsize=jnp.asarray(stepsize, dtype),
-        done=no,
-        failed=no,
-        unbounded=no,
-        trials=jnp.zeros((), jnp.int32),
-        value=value,
-        slope=slope,
-        low=jnp.stack([zero, value, slope]),
-        high=jnp.stack([inf, inf, zero]),
+        stepsize=jnp.minimum(jnp.asarray(stepsize, value.dtype), limit),
+        outcome=count,
+        trials=count,
+        limit=jnp.asarray(limit, value.dtype),
+        ends=jnp.stack([here, here, jnp.stack([inf, inf, zero])]),
     )
 
 
 def rounding(search: Search, enabled: bool) -> chex.Array:
     """The rounding error of the objective near zero: what values cannot resolve."""
-    eps = 10 * float(jnp.finfo(search.value.dtype).eps) if enabled else 0.0
-    noise = jnp.asarray(eps, search.value.dtype) * jnp.abs(search.value)
-    return jnp.where(jnp.isfinite(noise), noise, jnp.zeros_like(noise))
+    value = search.value
+    if not enabled:
+        return jnp.zeros_like(value)
+    noise = 10 * float(jnp.finfo(value.dtype).eps) * jnp.abs(value)
+    return jnp.where(jnp.isfinite(noise), noise, 0)

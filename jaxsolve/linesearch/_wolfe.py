@@ -3,7 +3,15 @@
 import jax.numpy as jnp
 
 from jaxsolve.core import memoise
-from jaxsolve.linesearch._search import LineSearch, rounding, start
+from jaxsolve.linesearch._search import (
+    ACCEPTED,
+    FAILED,
+    UNBOUNDED,
+    LineSearch,
+    Search,
+    rounding,
+    start,
+)
 
 
 @memoise
@@ -31,8 +39,8 @@ def wolfe(
     tenfold a trial; then it is the minimum of a cubic, kept inside the bracket, every
     third time its middle. A trial with an infinite value shrinks the bracket.
 
-    A search that runs out of trials, or of precision, takes its best point if that
-    decreases the objective, and otherwise fails.
+    A search that runs out of trials, or of precision, or is still descending at its
+    limit, takes its best point if that decreases the objective, and otherwise fails.
 
     Args:
         decrease: :math:`c_1`, in (0, 1/2).
@@ -72,46 +80,44 @@ def wolfe(
 
     def update(search, value, slope):
         t = search.stepsize
+        zero, low, high = search.ends
         noise = rounding(search, approximate)
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
-        sufficient = value <= search.value + decrease * t * search.slope
-        level = value <= search.value + noise
-        flat = jnp.abs(slope) <= -curvature * search.slope
-        gentle = slope <= (2 * decrease - 1) * search.slope
+        sufficient = value <= zero[1] + decrease * t * zero[2]
+        level = value <= zero[1] + noise
+        flat = jnp.abs(slope) <= -curvature * zero[2]
+        gentle = slope <= (2 * decrease - 1) * zero[2]
         accepted = finite & flat & (sufficient | (level & gentle))
 
         # The best end `low` always decreases the objective and descends towards `high`.
         good = finite & (sufficient | level)
-        best = good & (value <= search.low[1] + noise)
-        passed = slope * (search.high[0] - search.low[0]) >= 0
+        best = good & (value <= low[1] + noise)
+        passed = slope * (high[0] - low[0]) >= 0
         trial = jnp.stack([t, value, slope])
-        end = jnp.where(passed, search.low, search.high)
-        high = jnp.where(best, end, trial)
-        low = jnp.where(best, trial, search.low)
+        new_high = jnp.where(best, jnp.where(passed, low, high), trial)
+        new_low = jnp.where(best, trial, low)
 
-        bracketed = jnp.isfinite(high[0])
-        inside = _inside(low, high, search.trials)
-        outside = jnp.minimum(_outside(search.low, trial), max_stepsize)
+        bracketed = jnp.isfinite(new_high[0])
+        inside = _inside(new_low, new_high, search.trials)
+        largest = jnp.minimum(search.limit, max_stepsize)
+        outside = jnp.minimum(_outside(low, trial), largest)
         trials = search.trials + 1
 
-        width = jnp.abs(high[0] - low[0])
+        width = jnp.abs(new_high[0] - new_low[0])
         eps = float(jnp.finfo(value.dtype).eps)
-        exhausted = bracketed & (width <= eps * jnp.maximum(high[0], low[0]))
-        unbounded = ~bracketed & (t >= max_stepsize)
-        over = ~accepted & ((trials >= max_trials) | exhausted | unbounded)
-        failed = over & ~(low[0] > 0)
-        arrived = over & good & (t == low[0])
-        done = accepted | failed | arrived
-        proposal = jnp.where(over, low[0], jnp.where(bracketed, inside, outside))
-        return search._replace(
-            stepsize=jnp.where(done, t, proposal),
-            done=done,
-            failed=failed,
-            unbounded=unbounded & arrived,
-            trials=trials,
-            low=low,
-            high=high,
-        )
+        narrow = bracketed & (width <= eps * jnp.maximum(new_high[0], new_low[0]))
+        at_limit = ~bracketed & (t >= largest)
+        over = ~accepted & ((trials >= max_trials) | narrow | at_limit)
+        failed = over & ~(new_low[0] > 0)
+        arrived = over & good & (t == new_low[0])
+        outcome = jnp.where(accepted, ACCEPTED, 0)
+        unbounded = at_limit & (t >= max_stepsize)
+        outcome = jnp.where(arrived, jnp.where(unbounded, UNBOUNDED, ACCEPTED), outcome)
+        outcome = jnp.where(failed, FAILED, outcome).astype(jnp.int32)
+        proposal = jnp.where(over, new_low[0], jnp.where(bracketed, inside, outside))
+        stepsize = jnp.where(outcome > 0, t, proposal)
+        ends = jnp.stack([zero, new_low, new_high])
+        return Search(stepsize, outcome, trials, search.limit, ends)
 
     return LineSearch(start, update)
 

@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _leaves
 from jaxsolve.prox._prox import Prox
 
 
+@memoise
 def affine_set(matrix: chex.Array, offset: chex.Array) -> Prox:
     r"""Project onto the solutions of linear equations.
 
@@ -71,6 +73,7 @@ def affine_set(matrix: chex.Array, offset: chex.Array) -> Prox:
     return prox
 
 
+@memoise
 def hyperplane(normal: chex.ArrayTree, offset: chex.Numeric) -> Prox:
     r"""Project onto a hyperplane.
 
@@ -101,6 +104,7 @@ def hyperplane(normal: chex.ArrayTree, offset: chex.Numeric) -> Prox:
     return _optax(optax.projections.projection_hyperplane, normal, offset)
 
 
+@memoise
 def halfspace(normal: chex.ArrayTree, offset: chex.Numeric) -> Prox:
     r"""Project onto a halfspace.
 

@@ -3,10 +3,12 @@
 import chex
 import jax.numpy as jnp
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _leaves, _sets
 from jaxsolve.prox._prox import Prox
 
 
+@memoise
 def l1_ball(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     r"""Project onto a ball of the 1-norm.
 
@@ -51,6 +53,7 @@ def l1_ball(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     return prox
 
 
+@memoise
 def l2_ball(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     r"""Project onto a ball of the 2-norm.
 
@@ -100,6 +103,7 @@ def l2_ball(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     return prox
 
 
+@memoise
 def linf_ball(radius: chex.ArrayTree = 1.0) -> Prox:
     r"""Project onto a ball of the largest magnitude.
 

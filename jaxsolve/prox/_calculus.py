@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _leaves
 from jaxsolve.prox._prox import Prox
 
 
+@memoise
 def conjugate(prox: Prox) -> Prox:
     r"""Make the proximal operator of the convex conjugate.
 
@@ -49,6 +51,7 @@ def conjugate(prox: Prox) -> Prox:
     return conjugate_prox
 
 
+@memoise
 def scale(prox: Prox, weight: chex.ArrayTree) -> Prox:
     r"""Weigh a function: make the proximal operator of :math:`w g`.
 
@@ -80,6 +83,7 @@ def scale(prox: Prox, weight: chex.ArrayTree) -> Prox:
     return scaled_prox
 
 
+@memoise
 def translate(prox: Prox, shift: chex.ArrayTree) -> Prox:
     r"""Move a function: make the proximal operator of :math:`g(x - s)`.
 
@@ -114,6 +118,7 @@ def translate(prox: Prox, shift: chex.ArrayTree) -> Prox:
     return translated_prox
 
 
+@memoise
 def scale_argument(prox: Prox, factor: chex.Numeric) -> Prox:
     r"""Stretch a function: make the proximal operator of :math:`g(c x)`.
 
@@ -156,6 +161,7 @@ def scale_argument(prox: Prox, factor: chex.Numeric) -> Prox:
     return stretched_prox
 
 
+@memoise
 def add_quadratic(prox: Prox, weight: chex.Numeric) -> Prox:
     r"""Make a function strongly convex: add :math:`\tfrac{w}{2} \|x\|_2^2` to it.
 
@@ -192,6 +198,7 @@ def add_quadratic(prox: Prox, weight: chex.Numeric) -> Prox:
     return convex_prox
 
 
+@memoise
 def separable_sum(proxes: chex.ArrayTree) -> Prox:
     r"""Give each part of params its own proximal operator.
 

@@ -193,12 +193,18 @@ def norms(params: chex.ArrayTree, axis: Axis) -> chex.ArrayTree:
     return jax.tree.map(lambda x: norm([x], axes_of(x, axis), True), wide)
 
 
+@jax.custom_jvp
 def over_norm(number: chex.Array, norm: chex.Array) -> chex.Array:
     """A number over a norm, or over one where the norm is zero."""
-    norm = jnp.where(norm == 0, 1, norm)
-    # In this unit the squared norm that a derivative holds can not under- or overflow.
-    unit = jax.lax.stop_gradient(norm)
-    return (number / unit) / (norm / unit)
+    return number / jnp.where(norm == 0, 1, norm)
+
+
+@over_norm.defjvp
+def _over_norm_jvp(primals, tangents):
+    # Not by the squared norm, which under- or overflows where the norm does not.
+    (number, norm), (number_dot, norm_dot) = primals, tangents
+    ratio = over_norm(number, norm)
+    return ratio, over_norm(number_dot - ratio * norm_dot, norm)
 
 
 def check_at_least_zero(**numbers: chex.ArrayTree) -> None:

@@ -3,10 +3,12 @@
 import chex
 import jax.numpy as jnp
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _balls, _leaves
 from jaxsolve.prox._prox import Prox
 
 
+@memoise
 def l1(weight: chex.ArrayTree) -> Prox:
     r"""Soft-threshold: the proximal operator of the 1-norm.
 
@@ -45,6 +47,7 @@ def l1(weight: chex.ArrayTree) -> Prox:
     return prox
 
 
+@memoise
 def squared_l2(weight: chex.ArrayTree = 1.0) -> Prox:
     r"""Shrink towards zero: the proximal operator of half the squared 2-norm.
 
@@ -79,6 +82,7 @@ def squared_l2(weight: chex.ArrayTree = 1.0) -> Prox:
     return prox
 
 
+@memoise
 def elastic_net(l1_weight: chex.ArrayTree, l2_weight: chex.ArrayTree) -> Prox:
     r"""Soft-threshold, then shrink: the proximal operator of the elastic net.
 
@@ -124,6 +128,7 @@ def elastic_net(l1_weight: chex.ArrayTree, l2_weight: chex.ArrayTree) -> Prox:
     return prox
 
 
+@memoise
 def group_lasso(weight: chex.ArrayTree, *, axis: _leaves.Axis = None) -> Prox:
     r"""Shrink whole groups: the proximal operator of the 2-norm of each.
 
@@ -182,6 +187,7 @@ def group_lasso(weight: chex.ArrayTree, *, axis: _leaves.Axis = None) -> Prox:
     return prox
 
 
+@memoise
 def linf(weight: chex.ArrayTree, *, axis: _leaves.Axis = None) -> Prox:
     r"""Cut the largest entries: the proximal operator of the largest magnitude.
 

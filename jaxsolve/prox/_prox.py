@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import chex
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _leaves
 
 # Called as ``prox(params, stepsize)``; those of this room also as ``prox(params)``,
@@ -11,6 +12,7 @@ from jaxsolve.prox import _leaves
 Prox = Callable[..., chex.ArrayTree]
 
 
+@memoise
 def identity() -> Prox:
     r"""Leave params as they are: the proximal operator of zero.
 

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsolve.core import memoise
 from jaxsolve.prox import _leaves
 from jaxsolve.prox._prox import Prox
 
 
+@memoise
 def box(lower: chex.ArrayTree, upper: chex.ArrayTree) -> Prox:
     r"""Project onto a box: clip every entry.
 
@@ -58,6 +60,7 @@ def box(lower: chex.ArrayTree, upper: chex.ArrayTree) -> Prox:
     return prox
 
 
+@memoise
 def non_negative() -> Prox:
     r"""Project onto the non-negative orthant.
 
@@ -80,6 +83,7 @@ def non_negative() -> Prox:
     return prox
 
 
+@memoise
 def simplex(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     r"""Project onto a simplex, the probability vectors where the radius is one.
 
@@ -180,9 +184,12 @@ def _threshold(x, radius):
     rank = rank.reshape((1,) * (x.ndim - 1) + (-1,))
     excess = jnp.cumsum(ordered, -1) - jax.lax.stop_gradient(radius)
     size = jnp.sum(ordered * rank > excess, -1, keepdims=True, dtype=jnp.int32)
-    smallest = jnp.take_along_axis(ordered, jnp.maximum(size, 1) - 1, -1)
-    support = ~(x < smallest)
-    count = jnp.sum(support, -1, keepdims=True, dtype=x.dtype)
+    last = jnp.maximum(size, 1) - 1
+    # Compared with this level, not with the last entry of the support: a compiler may
+    # compute x twice and round it differently, and the largest entry must be found.
+    level = jnp.take_along_axis(excess / rank, last, -1)
+    support = x > level
+    count = jnp.maximum(jnp.sum(support, -1, keepdims=True, dtype=x.dtype), 1)
     return (jnp.sum(jnp.where(support, x, 0), -1, keepdims=True) - radius) / count
 
 

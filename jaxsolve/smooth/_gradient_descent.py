@@ -10,7 +10,7 @@ import optax
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, backtracking
-from jaxsolve.smooth._progress import Progress, at_hand, judge
+from jaxsolve.smooth._progress import Progress, judge, settle
 
 
 class GradientDescentState(NamedTuple):
@@ -137,11 +137,12 @@ def _searched(oracle, search, patience):
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        trying = at_hand(search, state, x)
-        trial = x - trying.stepsize * state.grad
+        moved = jnp.any(x != state.point)
+        trial = x - jnp.where(moved, 0, state.search.stepsize) * state.grad
         value, grad = oracle(unravel(trial), data)
         grad, _ = core.ravel(grad)
-        found = search.update(trying, value, -grad @ state.grad)
+        found = search.update(state.search, value, -grad @ state.grad)
+        found = settle(found, moved, value)
 
         def accept():
             ok = ~found.failed

@@ -11,7 +11,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, wolfe
 from jaxsolve.smooth import _memory
 from jaxsolve.smooth._memory import Memory
-from jaxsolve.smooth._progress import Progress, at_hand, judge
+from jaxsolve.smooth._progress import Progress, judge, settle
 
 
 class LBFGSState(NamedTuple):
@@ -114,28 +114,29 @@ def lbfgs(
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        trying = at_hand(search, state, x)
-        trial = x + trying.stepsize * state.direction
+        moved = jnp.any(x != state.point)
+        trial = x + jnp.where(moved, 0, state.search.stepsize) * state.direction
         value, grad = oracle(unravel(trial), data)
         grad, _ = core.ravel(grad)
-        found = search.update(trying, value, grad @ state.direction)
+        found = search.update(state.search, value, grad @ state.direction)
+        found = settle(found, moved, value)
+        s, y = trial - state.point, grad - state.grad
+        ok = found.done & ~found.failed
+        pairs = _memory.write(state.memory, ok, s, y)
 
         def accept():
-            ok = ~found.failed
             new_x = jnp.where(ok, trial, state.point)
             new_value = jnp.where(ok, value, state.value)
             new_grad = jnp.where(ok, grad, state.grad)
-            pairs = _memory.push(
-                state.memory, new_x - state.point, new_grad - state.grad
+            kept = _memory.cleared(state.memory, found.failed)
+            kept, direction = _memory.push_apply(
+                kept, jnp.where(ok, s, 0), jnp.where(ok, y, 0), new_grad
             )
-            pairs = _memory.cleared(pairs, found.failed)
-            direction = -_memory.apply(pairs, new_grad)
-            slope = new_grad @ direction
+            slope, squared = -new_grad @ direction, new_grad @ new_grad
             descends = slope < 0
-            squared = new_grad @ new_grad
-            direction = jnp.where(descends, direction, -new_grad)
+            direction = jnp.where(descends, -direction, -new_grad)
             slope = jnp.where(descends, slope, -squared)
-            fresh = (pairs.count == 0) | ~descends
+            fresh = (kept.count == 0) | ~descends
             short = 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1))
             stepsize = jnp.where(fresh, jnp.minimum(1, short), 1)
             error, status, progress = judge(
@@ -150,14 +151,16 @@ def lbfgs(
                 new_grad,
                 direction,
                 search.init(new_value, slope, stepsize),
-                pairs,
+                kept._replace(pairs=None),
                 progress,
             )
 
         def try_again():
-            return state._replace(count=state.count + 1, search=found)
+            same = state.memory._replace(pairs=None)
+            return state._replace(count=state.count + 1, search=found, memory=same)
 
         state = jax.lax.cond(found.done, accept, try_again)
+        state = state._replace(memory=state.memory._replace(pairs=pairs))
         return unravel(state.point), state
 
     def residual(params, data=None):

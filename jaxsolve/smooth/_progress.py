@@ -5,7 +5,8 @@ from typing import NamedTuple
 import chex
 import jax.numpy as jnp
 
-from jaxsolve.core import Status, as_status, where
+from jaxsolve.core import Status, as_status, once
+from jaxsolve.linesearch import ACCEPTED, FAILED
 
 
 class Progress(NamedTuple):
@@ -20,14 +21,13 @@ class Progress(NamedTuple):
         return Progress(inf, jnp.zeros((), jnp.int32))
 
 
-def at_hand(search, state, x):
-    """Returns the search under way, or one at zero if params were changed meanwhile.
+def settle(search, moved, value):
+    """Ends a search whose params were changed meanwhile, and were evaluated instead.
 
-    Then the next trial is params themselves, and any finite value is accepted there.
+    Whatever is finite there is accepted.
     """
-    moved = jnp.any(x != state.point)
-    inf, zero = jnp.full((), jnp.inf, x.dtype), jnp.zeros((), x.dtype)
-    return where(moved, search.init(inf, zero, zero), state.search)
+    there = jnp.where(jnp.isfinite(value), ACCEPTED, FAILED).astype(jnp.int32)
+    return search._replace(outcome=once(jnp.where(moved, there, search.outcome)))
 
 
 def judge(state, search, value, grad, fresh, patience):

@@ -1,0 +1,255 @@
+"""The pictures of the demo."""
+
+import pathlib
+
+import numpy as np
+
+from jaxsolve.demo._bootstrap import Bootstrap
+from jaxsolve.demo._chain import Chained
+from jaxsolve.demo._clean import Cleaning
+
+# Okabe and Ito's colours: told apart by every eye.
+BLUE, RED, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#9A9A9A", "#222222"
+STYLE = {
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.titlesize": 12,
+    "figure.dpi": 100,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "savefig.facecolor": "white",
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+}
+
+
+def draw(
+    folder: pathlib.Path,
+    runs: list[Cleaning],
+    boot: Bootstrap,
+    chained: Chained,
+    progress,
+) -> list[pathlib.Path]:
+    """Saves every picture under `folder`, and returns their paths."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = {
+        "lowest-weighted-digits": lambda: thrown_out(plt, runs[0]),
+        "cleaning": lambda: cleaning(plt, runs),
+        "bootstrap-intervals": lambda: intervals(plt, boot),
+        "templates": lambda: templates(plt, chained),
+    }
+    paths = []
+    with plt.rc_context(STYLE):
+        for name, picture in pictures.items():
+            figure = picture()
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1])
+            plt.close(figure)
+            progress()
+    return paths
+
+
+def headline(figure, title, subtitle):
+    """Writes the finding above a figure, and what is seen below it."""
+    width, height = figure.get_size_inches()
+    left = 0.35 / width
+    figure.text(
+        left, 1 - 0.32 / height, title, size=15, weight="bold", va="top", color=INK
+    )
+    figure.text(left, 1 - 0.68 / height, subtitle, size=10.5, va="top", color="#555555")
+
+
+def thrown_out(plt, run: Cleaning, rows: int = 4, columns: int = 10):
+    """Draws the digits of lowest weight, with their given and true labels."""
+    train, truth = run.split.train, np.asarray(run.split.truth)
+    labels, images = np.asarray(train.labels), np.asarray(train.images)
+    lowest = np.argsort(run.weights, kind="stable")[: rows * columns]
+    wrong = int(np.sum(labels[lowest] != truth[lowest]))
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(10.5, 6.9),
+        gridspec_kw={
+            "left": 0.033, "right": 0.967, "bottom": 0.055, "top": 0.83,
+            "hspace": 0.42, "wspace": 0.16,
+        },
+    )  # fmt: skip
+    for axis, index in zip(axes.flat, lowest, strict=True):
+        axis.imshow(images[index].reshape(8, 8), cmap="gray_r", interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+        bad = labels[index] != truth[index]
+        color = RED if bad else BLUE
+        for spine in axis.spines.values():
+            spine.set(visible=True, color=color, linewidth=1.6)
+        put = {"transform": axis.transAxes, "va": "top", "size": 10, "y": -0.06}
+        if bad:
+            axis.text(0.0, s=f"“{labels[index]}”", color=RED, weight="bold", **put)
+            axis.text(1.0, s=f"is {truth[index]}", color=INK, ha="right", **put)
+        else:
+            axis.text(0.5, s=f"{truth[index]}, right", color=BLUE, ha="center", **put)
+    headline(
+        figure,
+        f"{wrong} of the {len(lowest)} digits with the lowest weights are mislabelled",
+        "The label that was given, in quotes, and the digit that it is. No one told the "
+        "solver which labels are wrong:\nthe gradient through the fit did.",
+    )
+    return figure
+
+
+def cleaning(plt, runs: list[Cleaning]):
+    """Draws the test accuracy along the outer steps, and the weights at the end."""
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(10.5, 4.9),
+        gridspec_kw={
+            "left": 0.075, "right": 0.967, "bottom": 0.13, "top": 0.73, "wspace": 0.2,
+            "width_ratios": (1.35, 1),
+        },
+    )  # fmt: skip
+    curves = 100 * np.stack([run.curve for run in runs])
+    steps = np.arange(curves.shape[1])
+    mean = {
+        name: 100 * np.mean([run.accuracy[name] for run in runs])
+        for name in runs[0].accuracy
+    }
+    if len(runs) > 1:
+        spread = curves.std(0)
+        band = curves.mean(0) - spread, curves.mean(0) + spread
+        left.fill_between(steps, *band, color=BLUE, alpha=0.16, linewidth=0)
+    left.plot(steps, curves.mean(0), color=BLUE, linewidth=2.2)
+    marks = [
+        ("right", "all labels right", GREEN, 4, "bottom"),
+        ("clean", "the clean images alone", INK, -4, "top"),
+        ("before", "all images, weights equal", RED, -4, "top"),
+    ]
+    for name, text, color, shift, side in marks:
+        left.axhline(mean[name], color=color, linewidth=1.2, linestyle=(0, (4, 3)))
+        left.annotate(
+            f"{text}  {mean[name]:.1f}", (steps[-1], mean[name]), (0, shift),
+            textcoords="offset points", ha="right", va=side, color=color, size=9.5,
+        )  # fmt: skip
+    low = min(curves.min(), mean["before"])
+    left.set(
+        xlim=(0, steps[-1]),
+        ylim=(low - 2.2, max(curves.max(), mean["right"]) + 1.4),
+        xlabel="outer steps",
+    )
+    left.set_title("Test accuracy, per cent", size=10.5, weight="bold")
+
+    split = runs[0].split
+    good = np.asarray(split.train.labels == split.truth)
+    bins = np.linspace(0, 1, 26)
+    shares = [runs[0].weights[good], runs[0].weights[~good]]
+    right.hist(shares, bins, stacked=False, color=[BLUE, RED], rwidth=0.92, linewidth=0)
+    right.set(xlim=(0, 1), xlabel="weight of a training image")
+    right.set_title("Training images", size=10.5, weight="bold")
+    top = right.get_ylim()[1]
+    right.text(0.93, 0.86 * top, "label right", color=BLUE, ha="right", weight="bold")
+    right.text(0.07, 0.86 * top, "label wrong", color=RED, weight="bold")
+    headline(
+        figure,
+        f"Half the labels random: {mean['before']:.0f} → {mean['after']:.0f} % of test "
+        "digits right, by learning whom to trust",
+        f"Left: mean of {len(runs)} splits, one standard deviation shaded. "
+        f"Right: the first split; the weights tell wrong labels with AUC "
+        f"{runs[0].auc:.2f}."
+        if len(runs) > 1
+        else f"The weights tell wrong labels from right ones with AUC {runs[0].auc:.2f}.",
+    )
+    return figure
+
+
+def intervals(plt, boot: Bootstrap):
+    """Draws the median and the central 95 % of each coefficient, sorted."""
+    low, median, high = np.percentile(boot.coefficients, [2.5, 50, 97.5], axis=0)
+    order = np.argsort(median)
+    sure = (low > 0) | (high < 0)
+    figure, axis = plt.subplots(
+        figsize=(8.6, 9.2),
+        gridspec_kw={"left": 0.27, "right": 0.965, "bottom": 0.065, "top": 0.875},
+    )
+    axis.axvline(0, color="#888888", linewidth=0.9, zorder=0)
+    for row, index in enumerate(order):
+        color = GREY
+        if sure[index]:
+            color = RED if median[index] > 0 else BLUE
+        axis.plot([low[index], high[index]], [row, row], color=color, linewidth=2.4,
+                  alpha=0.45 if sure[index] else 0.35, solid_capstyle="round")  # fmt: skip
+        axis.plot(median[index], row, "o", color=color, markersize=6.5)
+    axis.set_yticks(range(len(order)), [boot.names[index] for index in order])
+    for tick, index in zip(axis.get_yticklabels(), order, strict=True):
+        tick.set_color(INK if sure[index] else "#888888")
+    axis.tick_params(axis="y", length=0, pad=8)
+    axis.spines["left"].set_visible(False)
+    axis.set(ylim=(-0.8, len(order) - 0.2))
+    axis.set_xlabel("change of the log-odds of malignancy for one standard deviation")
+    bound = 1.06 * max(-low.min(), high.max())
+    axis.set_xlim(-bound, bound)
+    axis.grid(axis="x", color="#E6E6E6", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.text(0.99, 0.03, "points to malignant", color=RED, ha="right",
+              weight="bold", transform=axis.transAxes)  # fmt: skip
+    axis.text(0.01, 0.965, "points to benign", color=BLUE, ha="left",
+              weight="bold", transform=axis.transAxes)  # fmt: skip
+    headline(
+        figure,
+        f"{int(sure.sum())} of {len(order)} measurements point one way in 95 % of "
+        "resamples",
+        f"Median and central 95 % of the coefficients of {len(boot.coefficients):,} "
+        f"bootstrap replicas, solved in one batch in {boot.again:.1f} s.\n"
+        "Logistic regression on the Wisconsin breast cancer data, standardised.",
+    )
+    return figure
+
+
+def templates(plt, chained: Chained):
+    """Draws the ten templates of the plain fit, and those of the chain."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    figure, axes = plt.subplots(
+        2,
+        10,
+        figsize=(10.5, 3.7),
+        gridspec_kw={
+            "left": 0.033, "right": 0.967, "bottom": 0.04, "top": 0.66,
+            "hspace": 0.28, "wspace": 0.1,
+        },
+    )  # fmt: skip
+    signed = LinearSegmentedColormap.from_list("signed", [RED, "#F7F7F7", BLUE])
+    for row, found in enumerate((chained.templates, chained.positive)):
+        bound = np.max(np.abs(found))
+        for digit, axis in enumerate(axes[row]):
+            axis.imshow(
+                found[:, digit].reshape(8, 8), cmap=signed, vmin=-bound, vmax=bound,
+                interpolation="nearest",
+            )  # fmt: skip
+            axis.set(xticks=[], yticks=[])
+            for spine in axis.spines.values():
+                spine.set_visible(False)
+    said = (
+        ("the fit", chained.accuracy[0]),
+        ("the fit with a non-negative link behind the solver", chained.accuracy[1]),
+    )
+    for axis, (text, share) in zip(axes[:, 0], said, strict=True):
+        axis.text(0, 1.06, f"{text}: {100 * share:.1f} % of test digits right",
+                  transform=axis.transAxes, size=10, va="bottom")  # fmt: skip
+    headline(
+        figure,
+        "One more link in the optax chain, and the templates become strokes",
+        "What speaks for each digit, 0 to 9, in blue; what speaks against it in orange.",
+    )
+    return figure

@@ -1,0 +1,91 @@
+"""Bounds on params, in all the forms in which users write them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve import core
+
+Bounds = tuple[Any, Any] | Callable[[core.Data], tuple[Any, Any]]
+
+
+def check_bounds(bounds: tuple[Any, Any], params: core.Params) -> tuple[Any, Any]:
+    """Broadcasts a pair of bounds to params, and checks what can be known of them.
+
+    Args:
+        bounds: a pair ``(lower, upper)``, each None for none, a number, or a tree that
+            is a prefix of params, its leaves arrays that broadcast to those of params.
+        params: a tree of float arrays.
+
+    Returns:
+        Two trees like params.
+
+    Raises:
+        ValueError: if the bounds do not fit params, or cross where both are known.
+    """
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(
+            "bounds must be a pair (lower, upper), each None, a number, or a tree like "
+            f"params, got {type(bounds).__name__}."
+        )
+    lower = _spread(bounds[0], params, -jnp.inf, "lower")
+    upper = _spread(bounds[1], params, jnp.inf, "upper")
+    for low, high in zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True):
+        if not (_known(low) and _known(high)):
+            continue
+        if not np.all(np.asarray(low) <= np.asarray(high)):
+            raise ValueError(
+                "every lower bound must be at most its upper bound; "
+                f"{np.sum(~(np.asarray(low) <= np.asarray(high)))} cross or are NaN."
+            )
+    return lower, upper
+
+
+def as_vectors(bounds: tuple[Any, Any], params: core.Params):
+    """Broadcasts a pair of bounds to params, and ravels both: two vectors, (n,)."""
+    lower, upper = check_bounds(bounds, params)
+    return core.ravel(lower)[0], core.ravel(upper)[0]
+
+
+def _known(x):
+    return not isinstance(x, jax.core.Tracer)
+
+
+def _spread(bound, params, default, which):
+    bound = default if bound is None else bound
+    is_none = lambda x: x is None
+    treedef = jax.tree.structure(bound, is_leaf=is_none)
+    try:
+        parts = treedef.flatten_up_to(params)
+    except ValueError as error:
+        raise ValueError(
+            f"the {which} bound must be a number or a tree like params, of structure "
+            f"{jax.tree.structure(params)}, got {treedef}."
+        ) from error
+    leaves = jax.tree.leaves(bound, is_leaf=is_none)
+    full = [
+        jax.tree.map(lambda x, b=b: _like(default if b is None else b, x, which), part)
+        for b, part in zip(leaves, parts, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, full)
+
+
+def _like(bound: Any, x: chex.Array, which: str):
+    shape = np.shape(x)
+    try:
+        fits = np.broadcast_shapes(np.shape(bound), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"the {which} bound must broadcast to the shape {shape} of its leaf of "
+            f"params, got shape {np.shape(bound)}."
+        )
+    dtype = core.real_dtype(x)
+    if _known(bound):  # stays known while tracing, so that crossed bounds are found
+        return np.broadcast_to(np.asarray(bound, dtype), shape)
+    return jnp.broadcast_to(jnp.asarray(bound, dtype), shape)
