@@ -121,14 +121,14 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
         status = jnp.where(stalled, as_status(Status.STALLED), state.status)
         return narrow(new_x, params), state._replace(
             count=state.count + 1,
-            error=jnp.where(accept, mapping_error(moves, s.grad, s.anchor, eta), state.error),
+            error=jnp.where(
+                accept, mapping_error(moves, s.grad, s.anchor, eta), state.error
+            ),
             status=jnp.where(lost, as_status(Status.DIVERGED), status),
             point=new_x,
             trial=target,
             momentum=new_t,
-            search=new._replace(
-                phase=new_phase.astype(jnp.int32), candidate=candidate
-            ),
+            search=new._replace(phase=new_phase.astype(jnp.int32), candidate=candidate),
         )
 
     return update

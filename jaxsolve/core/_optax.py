@@ -76,14 +76,15 @@ def from_optax(fun: Objective, transform: optax.GradientTransformation) -> Solve
 
     def update(params, state, data=None):
         value, grad = oracle(params, data)
-        updates, inner = extra.update(
-            grad,
-            state.inner,
-            params,
-            value=value,
-            grad=grad,
-            value_fn=lambda params: fun(params, data),
-        )
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and floats
+            updates, inner = extra.update(
+                grad,
+                state.inner,
+                params,
+                value=value,
+                grad=grad,
+                value_fn=lambda params: fun(params, data),
+            )
         new_params = optax.apply_updates(params, updates)
         finite = jnp.isfinite(value) & all_finite(grad) & all_finite(new_params)
         inner = jax.tree.map(lambda new, old: new.astype(old.dtype), inner, state.inner)

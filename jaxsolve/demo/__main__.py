@@ -23,7 +23,7 @@ class Sizes(NamedTuple):
 
 
 WIDTH = 34  # of the first column
-QUICK = Sizes(1, 400, 100, 20, 100, 10, 300)
+QUICK = Sizes(1, 400, 100, 20, 32, 10, 300)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -47,13 +47,12 @@ def logistic(model: dict, data: tuple[chex.Array, Tumours]) -> chex.Array:
 def bootstrap(replicas: int, looped: int, seed: int, progress) -> Bootstrap:
     """Solves all replicas in one batch, and some in a loop over scikit-learn."""
     from sklearn.datasets import load_breast_cancer
-    from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     bunch = load_breast_cancer()
     features = (bunch.data - bunch.data.mean(0)) / bunch.data.std(0)
     signs = np.where(bunch.target == 0, 1.0, -1.0)
     size, width = features.shape
+    # A resample is how often each tumour was drawn, so that replicas share the data.
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(size, np.full(size, 1 / size), replicas).astype(float)
 
@@ -70,37 +69,47 @@ def bootstrap(replicas: int, looped: int, seed: int, progress) -> Bootstrap:
         jax.block_until_ready(solution.params)
         seconds.append(time.perf_counter() - began)
         progress()
-    coefficients = np.asarray(solution.params["coefficients"])
-    intercepts = np.asarray(solution.params["intercept"])
-
-    def norm(coefficients, intercept, counts):
-        slopes = (
-            -signs
-            * counts
-            / (1 + np.exp(signs * (features @ coefficients + intercept)))
-        )
-        grad = np.append(features.T @ slopes + coefficients, slopes.sum()) / size
-        return np.max(np.abs(grad))
-
-    loop, theirs, gap = 0.0, 0.0, 0.0
-    rival = LogisticRegression(C=1.0, tol=TOL, max_iter=10_000)
-    with threadpool_limits(1):  # at its fastest: threads cost more than they bring
-        for lane in range(looped):
-            began = time.perf_counter()
-            rival.fit(features, signs, sample_weight=counts[lane])
-            loop += time.perf_counter() - began
-            found, intercept = rival.coef_[0], rival.intercept_[0]
-            theirs = max(theirs, norm(found, intercept, counts[lane]))
-            gap = max(gap, np.max(np.abs(found - coefficients[lane])))
-            progress()
-    ours = max(map(norm, coefficients, intercepts, counts))
+    tumours = Tumours(features, signs)
+    ours = np.column_stack(
+        [solution.params["coefficients"], solution.params["intercept"]]
+    )
+    theirs, loop = scikit_learn(tumours, counts[:looped], progress)
+    grads = (
+        max(sup_norm(*lane, tumours) for lane in zip(found, counts, strict=False))
+        for found in (ours, theirs)
+    )
     return Bootstrap(
         [str(name) for name in bunch.feature_names],
-        coefficients,
+        ours[:, :-1],
         solution,
         *seconds,
         loop / looped,
         looped,
-        (float(ours), float(theirs)),
-        float(gap),
+        tuple(grads),
+        float(np.max(np.abs(ours[:looped] - theirs))),
     )
+
+
+def scikit_learn(tumours, counts, progress) -> tuple[np.ndarray, float]:
+    """Fits one replica after the other: coefficients and intercepts, seconds."""
+    from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
+
+    rival, found, seconds = LogisticRegression(tol=TOL, max_iter=10_000), [], 0.0
+    with threadpool_limits(1):  # at its fastest: threads cost more than they bring
+        for weights in counts:
+            began = time.perf_counter()
+            rival.fit(*tumours, sample_weight=weights)
+            seconds += time.perf_counter() - began
+            found.append(np.append(rival.coef_[0], rival.intercept_))
+            progress()
+    return np.stack(found), seconds
+
+
+def sup_norm(found, counts, tumours) -> float:
+    """The gradient of the objective, in NumPy: its largest entry."""
+    features, signs = tumours
+    margins = signs * (features @ found[:-1] + found[-1])
+    slopes = -signs * counts / (1 + np.exp(margins))
+    grad = np.append(features.T @ slopes + found[:-1], slopes.sum()) / len(signs)
+    return float(np.max(np.abs(grad)))

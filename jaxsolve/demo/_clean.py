@@ -110,7 +110,8 @@ def descend(grad, state, scores):
 def accuracy(model, digits):
     """The share of digits that are recognised."""
     logits = digits.images @ model["templates"] + model["offsets"][None, :]
-    return jnp.mean((jnp.argmax(logits, 1) == digits.labels).astype(logits.dtype))
+    found = jnp.argmax(logits, 1).astype(digits.labels.dtype)
+    return jnp.mean((found == digits.labels).astype(logits.dtype))
 
 
 def clean(split: Split, steps: int, progress) -> Cleaning:

@@ -81,10 +81,10 @@ def thrown_out(plt, run: Cleaning, rows: int = 4, columns: int = 10):
     figure, axes = plt.subplots(
         rows,
         columns,
-        figsize=(10.5, 6.9),
+        figsize=(10.5, 6.55),
         gridspec_kw={
             "left": 0.033, "right": 0.967, "bottom": 0.055, "top": 0.83,
-            "hspace": 0.42, "wspace": 0.16,
+            "hspace": 0.36, "wspace": 0.16,
         },
     )  # fmt: skip
     for axis, index in zip(axes.flat, lowest, strict=True):
@@ -102,9 +102,10 @@ def thrown_out(plt, run: Cleaning, rows: int = 4, columns: int = 10):
             axis.text(0.5, s=f"{truth[index]}, right", color=BLUE, ha="center", **put)
     headline(
         figure,
-        f"{wrong} of the {len(lowest)} digits with the lowest weights are mislabelled",
-        "The label that was given, in quotes, and the digit that it is. No one told the "
-        "solver which labels are wrong:\nthe gradient through the fit did.",
+        f"{wrong} of the {len(lowest)} digits of lowest weight carry a wrong label",
+        "Orange: the label that was given, in quotes, and what the digit is. Blue: a "
+        "right label.\nThe weights were learned by gradient steps through the fit; "
+        "nobody marked a label as wrong.",
     )
     return figure
 
@@ -131,6 +132,16 @@ def cleaning(plt, runs: list[Cleaning]):
         band = curves.mean(0) - spread, curves.mean(0) + spread
         left.fill_between(steps, *band, color=BLUE, alpha=0.16, linewidth=0)
     left.plot(steps, curves.mean(0), color=BLUE, linewidth=2.2)
+    left.annotate(
+        f"weights learned  {mean['after']:.1f}",
+        (steps[-1], curves.mean(0)[-1]),
+        (0, 4),
+        textcoords="offset points",
+        ha="right",
+        color=BLUE,
+        weight="bold",
+        size=9.5,
+    )
     marks = [
         ("right", "all labels right", GREEN, 4, "bottom"),
         ("clean", "the clean images alone", INK, -4, "top"),
@@ -147,28 +158,36 @@ def cleaning(plt, runs: list[Cleaning]):
         xlim=(0, steps[-1]),
         ylim=(low - 2.2, max(curves.max(), mean["right"]) + 1.4),
         xlabel="outer steps",
+        xticks=np.linspace(0, steps[-1], 5),
     )
     left.set_title("Test accuracy, per cent", size=10.5, weight="bold")
 
     split = runs[0].split
     good = np.asarray(split.train.labels == split.truth)
-    bins = np.linspace(0, 1, 26)
+    bins = np.linspace(0, 1, 11)
     shares = [runs[0].weights[good], runs[0].weights[~good]]
-    right.hist(shares, bins, stacked=False, color=[BLUE, RED], rwidth=0.92, linewidth=0)
-    right.set(xlim=(0, 1), xlabel="weight of a training image")
+    counts, _, bars = right.hist(shares, bins, color=[BLUE, RED], rwidth=0.9)
+    for heights, group, color in zip(counts, bars, (BLUE, RED), strict=True):
+        labels = [f"{height:.0f}" if height else "" for height in heights]
+        right.bar_label(group, labels, padding=2, color=color, size=9)
+    right.set(xlim=(0, 1), xlabel="weight of a training image", yticks=[])
+    right.spines["left"].set_visible(False)
     right.set_title("Training images", size=10.5, weight="bold")
-    top = right.get_ylim()[1]
-    right.text(0.93, 0.86 * top, "label right", color=BLUE, ha="right", weight="bold")
-    right.text(0.07, 0.86 * top, "label wrong", color=RED, weight="bold")
+    right.text(0.5, 0.8, "label right", color=BLUE, ha="center", weight="bold",
+               transform=right.transAxes)  # fmt: skip
+    right.text(0.5, 0.72, "label wrong", color=RED, ha="center", weight="bold",
+               transform=right.transAxes)  # fmt: skip
+    about = "The weights tell wrong labels from right ones with AUC"
+    if len(runs) > 1:
+        about = (
+            f"Left: mean of {len(runs)} splits, one standard deviation shaded. Right: "
+            "the first split, where weights tell wrong labels with AUC"
+        )
     headline(
         figure,
         f"Half the labels random: {mean['before']:.0f} → {mean['after']:.0f} % of test "
         "digits right, by learning whom to trust",
-        f"Left: mean of {len(runs)} splits, one standard deviation shaded. "
-        f"Right: the first split; the weights tell wrong labels with AUC "
-        f"{runs[0].auc:.2f}."
-        if len(runs) > 1
-        else f"The weights tell wrong labels from right ones with AUC {runs[0].auc:.2f}.",
+        f"{about} {runs[0].auc:.2f}.",
     )
     return figure
 
@@ -180,15 +199,15 @@ def intervals(plt, boot: Bootstrap):
     sure = (low > 0) | (high < 0)
     figure, axis = plt.subplots(
         figsize=(8.6, 9.2),
-        gridspec_kw={"left": 0.27, "right": 0.965, "bottom": 0.065, "top": 0.875},
+        gridspec_kw={"left": 0.27, "right": 0.965, "bottom": 0.065, "top": 0.86},
     )
     axis.axvline(0, color="#888888", linewidth=0.9, zorder=0)
     for row, index in enumerate(order):
         color = GREY
         if sure[index]:
             color = RED if median[index] > 0 else BLUE
-        axis.plot([low[index], high[index]], [row, row], color=color, linewidth=2.4,
-                  alpha=0.45 if sure[index] else 0.35, solid_capstyle="round")  # fmt: skip
+        ends, faint = [low[index], high[index]], 0.45 if sure[index] else 0.35
+        axis.plot(ends, [row, row], color=color, linewidth=2.4, alpha=faint)
         axis.plot(median[index], row, "o", color=color, markersize=6.5)
     axis.set_yticks(range(len(order)), [boot.names[index] for index in order])
     for tick, index in zip(axis.get_yticklabels(), order, strict=True):
@@ -197,18 +216,27 @@ def intervals(plt, boot: Bootstrap):
     axis.spines["left"].set_visible(False)
     axis.set(ylim=(-0.8, len(order) - 0.2))
     axis.set_xlabel("change of the log-odds of malignancy for one standard deviation")
-    bound = 1.06 * max(-low.min(), high.max())
-    axis.set_xlim(-bound, bound)
+    axis.set_xlim(low.min() - 0.12, high.max() + 0.12)
     axis.grid(axis="x", color="#E6E6E6", linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.text(0.99, 0.03, "points to malignant", color=RED, ha="right",
-              weight="bold", transform=axis.transAxes)  # fmt: skip
-    axis.text(0.01, 0.965, "points to benign", color=BLUE, ha="left",
-              weight="bold", transform=axis.transAxes)  # fmt: skip
+    for text, color, shift, side in (
+        ("← benign", BLUE, -10, "right"),
+        ("malignant →", RED, 10, "left"),
+    ):
+        axis.annotate(
+            text,
+            (0, 1),
+            (shift, 2),
+            xycoords=axis.get_xaxis_transform(),
+            textcoords="offset points",
+            ha=side,
+            color=color,
+            weight="bold",
+        )
     headline(
         figure,
-        f"{int(sure.sum())} of {len(order)} measurements point one way in 95 % of "
-        "resamples",
+        f"{int(sure.sum())} of {len(order)} measurements keep their sign in 97.5 % of "
+        "the replicas",
         f"Median and central 95 % of the coefficients of {len(boot.coefficients):,} "
         f"bootstrap replicas, solved in one batch in {boot.again:.1f} s.\n"
         "Logistic regression on the Wisconsin breast cancer data, standardised.",
@@ -250,6 +278,6 @@ def templates(plt, chained: Chained):
     headline(
         figure,
         "One more link in the optax chain, and the templates become strokes",
-        "What speaks for each digit, 0 to 9, in blue; what speaks against it in orange.",
+        "Blue pixels speak for a digit, 0 to 9; orange ones speak against it.",
     )
     return figure

@@ -122,16 +122,15 @@ def lbfgs(
         found = settle(found, moved, value)
         s, y = trial - state.point, grad - state.grad
         ok = found.done & ~found.failed
-        pairs = _memory.write(state.memory, ok, s, y)
+        written = _memory.write(state.memory, ok, s, y)
+        rows = {"s": None, "y": None}  # no business of the branches
 
         def accept():
             new_x = jnp.where(ok, trial, state.point)
             new_value = jnp.where(ok, value, state.value)
             new_grad = jnp.where(ok, grad, state.grad)
-            kept = _memory.cleared(state.memory, found.failed)
-            kept, direction = _memory.push_apply(
-                kept, jnp.where(ok, s, 0), jnp.where(ok, y, 0), new_grad
-            )
+            kept = _memory.push(written, s, y, found.failed)
+            direction = _memory.apply(kept, new_grad)
             slope, squared = -new_grad @ direction, new_grad @ new_grad
             descends = slope < 0
             direction = jnp.where(descends, -direction, -new_grad)
@@ -151,16 +150,17 @@ def lbfgs(
                 new_grad,
                 direction,
                 search.init(new_value, slope, stepsize),
-                kept._replace(pairs=None),
+                kept._replace(**rows),
                 progress,
             )
 
         def try_again():
-            same = state.memory._replace(pairs=None)
+            same = state.memory._replace(**rows)
             return state._replace(count=state.count + 1, search=found, memory=same)
 
         state = jax.lax.cond(found.done, accept, try_again)
-        state = state._replace(memory=state.memory._replace(pairs=pairs))
+        new_memory = state.memory._replace(s=written.s, y=written.y)
+        state = state._replace(memory=new_memory)
         return unravel(state.point), state
 
     def residual(params, data=None):
