@@ -25,7 +25,8 @@ def main():
     if arguments.row is not None and arguments.row not in rows:
         parser.error(f"no row {arguments.row!r}; there are {', '.join(rows)}")
     repeats = arguments.repeats or (3 if arguments.quick else 21)
-    options = Options(arguments.quick, repeats, 1 if arguments.quick else 3)
+    quick = arguments.quick
+    options = Options(quick, repeats, compiles=1 if quick else 3, calls=not quick)
     here = environment()
     print(f"{here['cpu']}, {here['cores']} cores, load {here['load']:.1f};", end=" ")
     print(", ".join(f"{k} {v}" for k, v in here["versions"].items()), flush=True)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 PACKAGES = ("jaxsolve", "jax", "jaxlib", "optax", "jaxopt", "optimistix", "scipy")
 SHORTEST = 0.02  # seconds: a faster solve is repeated within one timing.
-BUDGET = 30.0  # seconds: slow contenders take fewer turns, five at least.
+BUDGET = 20.0  # seconds: slow contenders take fewer turns, five at least.
 
 
 class Options(NamedTuple):
@@ -32,6 +32,7 @@ class Options(NamedTuple):
     quick: bool = False
     repeats: int = 21
     compiles: int = 3
+    calls: bool = True  # count the oracle calls of all, at one more compilation each
 
 
 class Contender(NamedTuple):
@@ -52,6 +53,8 @@ class Figures(NamedTuple):
 
     records: list[dict]
     turns: np.ndarray  # (repeats, contenders)
+    outputs: dict[str, tuple]  # of every contender: params and steps
+    solves: dict[str, Callable]  # of every contender: the compiled solve, to call again
 
     def of(self, name: str) -> dict:
         """Give the record of a contender."""
@@ -163,15 +166,13 @@ def compare(
             seconds[contender.name].append(times)
             ready[contender.name] = call, traces, memory
     turns = interleave([ready[c.name][0] for c in contenders], options.repeats)
-    records = []
+    records, outputs = [], {}
     for i, contender in enumerate(contenders):
         call, traces, memory = ready[contender.name]
-        params, steps = jax.block_until_ready(call())
+        params, steps = outputs[contender.name] = jax.block_until_ready(call())
         errors = np.asarray(error(params))
         lower, compiling, first, cold = np.median(seconds[contender.name], axis=0)
-        calls = None  # a second compilation; of all contenders, unless in haste
-        if i == 0 or not options.quick:
-            calls = _calls(contender, fun, args)
+        calls = _calls(contender, fun, args) if i == 0 or options.calls else None
         low, middle, high = np.quantile(turns[:, i], [0.25, 0.5, 0.75])
         records.append(
             {
@@ -192,7 +193,8 @@ def compare(
                 "temp_bytes": memory,
             }
         )
-    return Figures(records, turns)
+    solves = {name: call for name, (call, _, _) in ready.items()}
+    return Figures(records, turns, outputs, solves)
 
 
 def target(what: str, value: float, sense: str, goal: float) -> dict:

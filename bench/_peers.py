@@ -1,8 +1,8 @@
 """The peers' sides: `build(fun)` gives `solve(x, data) -> (params, steps)`.
 
 Settings are the fastest found that reach the bound. JAXopt: `implicit_diff=False`
-silently unrolls the loop to `maxiter` steps (50 times slower in a batch), so forward
-runs say `unroll=False`.
+silently unrolls the loop to `maxiter` steps (tens of times slower in a batch), so
+forward runs say `unroll=False`.
 """
 
 import functools
@@ -163,11 +163,11 @@ def batched(build):
 
 
 def optimistix_lbfgs(tol, **settings):
-    """Give Optimistix's L-BFGS with its inverse form, three times the faster one."""
+    """Give Optimistix's L-BFGS in its inverse form, six times the faster one."""
     solver = optimistix.LBFGS(rtol=tol, atol=tol, history_length=MEMORY)
     return optimistix_minimise(solver, **settings)
 
 
 def optimistix_bfgs(tol, **settings):
-    """Give Optimistix's BFGS with its inverse form, three times the faster one."""
+    """Give Optimistix's BFGS in its inverse form, three times the faster one."""
     return optimistix_minimise(optimistix.BFGS(rtol=tol, atol=tol), **settings)

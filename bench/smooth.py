@@ -108,7 +108,7 @@ def rosenbrock_batch(options):
         ),
         "optax lbfgs": (
             peers.optax_lbfgs(bound),
-            "default zoom, one while_loop; 15 or 30 trials, backtracking: slower",
+            "default zoom, one while_loop; guess keep: 1.7x; backtracking: 2 % fail",
         ),
     }
     contenders = [
@@ -172,8 +172,11 @@ def rosenbrock_batch(options):
     yield row("rosenbrock_batch", problem, figures, OURS, targets=targets)
 
 
-def bare(fun, x, data, calls, repeats):
-    """Time an oracle call: jitted and called from Python, and in a compiled loop."""
+def bare(fun, x, data, calls, solve, repeats):
+    """Time an oracle call: jitted, in a compiled loop, and in a solve of `calls` calls.
+
+    The three in turn: seconds of each, and medians of the solve's over the others'.
+    """
     oracle = jax.jit(jax.value_and_grad(fun))
 
     @jax.jit
@@ -186,9 +189,10 @@ def bare(fun, x, data, calls, repeats):
         zero = jnp.zeros((), x.dtype)
         return jax.lax.fori_loop(0, calls, body, (zero, x))
 
-    turns = interleave([lambda: oracle(x, data), lambda: loop(x, data)], repeats)
-    jitted, looped = np.median(turns, axis=0)
-    return float(jitted), float(looped / calls)
+    contenders = [lambda: oracle(x, data), lambda: loop(x, data), solve]
+    turns = interleave(contenders, repeats) / np.array([1, calls, calls])
+    ratios = np.median(turns[:, 2:] / turns[:, :2], axis=0)
+    return np.median(turns, axis=0).tolist(), ratios.tolist()
 
 
 def _logistic(name, problem, fun, x, data, bound, tolerances, options, dtype):
@@ -200,7 +204,7 @@ def _logistic(name, problem, fun, x, data, bound, tolerances, options, dtype):
         Contender(
             "jaxopt LBFGS backtracking max",
             peers.jaxopt_lbfgs(l2, **backtracking),
-            f"tol {l2:g}; hager-zhang tried: 3 to 15 times the time",
+            f"tol {l2:g}; hager-zhang tried on 2000 x 200: 14 times",
         ),
         Contender(
             "optimistix LBFGS",
@@ -213,20 +217,22 @@ def _logistic(name, problem, fun, x, data, bound, tolerances, options, dtype):
     judge = gradient_norm(fun, data)
     figures = compare(contenders, fun, (x, data), judge, bound, options)
     mine = figures.of(OURS)
-    jitted, looped = bare(fun, x, data, mine["calls"], options.repeats)
-    each = mine["steady"] / mine["calls"]
+    calls, solve = mine["calls"], figures.solves[OURS]
+    seconds, ratios = bare(fun, x, data, calls, solve, options.repeats)
     peer = figures.fastest([c.name for c in contenders[1:5]])
+    jitted, looped, each = (1e3 * s for s in seconds)
     notes = [
-        f"bare value_and_grad: {jitted * 1e3:.3f} ms a jitted call, "
-        f"{looped * 1e3:.3f} ms in a compiled loop; ours {each * 1e3:.3f} ms a call "
-        f"({each / looped:.2f}x the loop)"
+        f"a call of value_and_grad: {jitted:.3f} ms jitted, {looped:.3f} ms in a "
+        f"compiled loop, {each:.3f} ms in our solve ({ratios[1]:.2f}x the loop)"
     ]
     targets = [
-        target("time a call / bare jitted value_and_grad", each / jitted, "<=", 1.3),
+        target("time a call / bare jitted value_and_grad", ratios[0], "<=", 1.3),
         target("objective traces", mine["traces"], "<=", 2),
         target(f"time of {peer} / ours", figures.ratio(peer, OURS), ">=", 1.0),
     ]
-    more = {"bare_jitted": jitted, "bare_looped": looped}
+    more = {
+        "seconds_a_call": dict(zip(("jitted", "loop", "ours"), seconds, strict=True))
+    }
     return row(
         name,
         problem,

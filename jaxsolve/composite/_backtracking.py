@@ -82,18 +82,12 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
         good = finite & (landed | test.passed(step, grad, bend))
 
         accept, reject = good & ~landed, ~good & (phase == CAREFUL)
-        stepsize = core.where(
-            accept, _stepsize.accepted(s.stepsize, new_eta, ~bold), s.stepsize
-        )
-        shorter = _stepsize.rejected(s.stepsize, test, jnp.isfinite(value))
-        stepsize = core.where(reject, shorter, stepsize)
-        unknown = stepsize.eta == 0
-        stepsize = stepsize._replace(
-            eta=jnp.where(unknown, _stepsize.first(grad), stepsize.eta)
-        )
         new_x = core.where(accept, s.candidate, x)
         new_t = jnp.where(accept, new_t, jnp.where(landed & ~finite, 1, t))
-
+        longer = _stepsize.accepted(s.stepsize, new_eta, ~bold)
+        shorter = _stepsize.rejected(s.stepsize, test, jnp.isfinite(value))
+        stepsize = core.where(accept, longer, core.where(reject, shorter, s.stepsize))
+        stepsize = _stepsize.started(stepsize, grad)
         # Wherever there is a gradient it is gone on from.
         anchored = good & (landed | bold | same)
         new = s._replace(
@@ -102,16 +96,11 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
             value=jnp.where(anchored, value, s.value),
             grad=core.where(anchored, grad, s.grad),
         )
-        found = forward_backward(prox, new.anchor, new.grad, stepsize.eta)
-        candidate = core.where(anchored | reject, found, s.candidate)
         gentle = stepsize.eta * inner(bend, bend) <= inner(bend, step)
-        due = stepsize.idle >= stepsize.wait
-        trusted = anchored & gentle & stepsize.tested & ~due & accelerate
-        further, _, _ = ahead(new_x, candidate, new.anchor, new_t, 1)
+        new, target = aim(new, new_x, new_t, anchored, anchored & gentle, reject)
         landing = ~anchored & (accept | landed)
-        target = core.where(trusted, further, candidate)
         target = core.where(landing, core.where(accept, z, new_x), target)
-        new_phase = jnp.where(landing, LANDED, jnp.where(trusted, BOLD, CAREFUL))
+        new = new._replace(phase=jnp.where(landing, LANDED, new.phase))
 
         moves = optax.tree.sub(s.candidate, s.anchor)
         bottom = -(float(jnp.finfo(value.dtype).max) ** 0.5)
@@ -119,16 +108,26 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
         still = accept & at_rounding(moves, s.candidate)
         stalled = still | (stepsize.trials >= max_trials)
         status = jnp.where(stalled, as_status(Status.STALLED), state.status)
+        reach = mapping_error(moves, s.grad, s.anchor, eta)
         return narrow(new_x, params), state._replace(
             count=state.count + 1,
-            error=jnp.where(
-                accept, mapping_error(moves, s.grad, s.anchor, eta), state.error
-            ),
+            error=jnp.where(accept, reach, state.error),
             status=jnp.where(lost, as_status(Status.DIVERGED), status),
             point=new_x,
             trial=target,
             momentum=new_t,
-            search=new._replace(phase=new_phase.astype(jnp.int32), candidate=candidate),
+            search=new,
         )
+
+    def aim(s, x, t, anchored, gentle, reject):
+        """Finds the candidate from a new anchor or stepsize, and what to try first."""
+        found = forward_backward(prox, s.anchor, s.grad, s.stepsize.eta)
+        candidate = core.where(anchored | reject, found, s.candidate)
+        due = s.stepsize.idle >= s.stepsize.wait
+        trusted = gentle & s.stepsize.tested & ~due & accelerate
+        z, _, _ = ahead(x, candidate, s.anchor, t, 1)
+        phase = jnp.where(trusted, BOLD, CAREFUL).astype(jnp.int32)
+        target = core.where(trusted, z, candidate)
+        return s._replace(candidate=candidate, phase=phase), target
 
     return update

@@ -141,10 +141,8 @@ def proximal_gradient(
         return narrow(optax.tree.sub(x, step), params)
 
     if stepsize is None:
-        # The objective as `core.value_and_grad` checks and casts it.
-        objective = oracle.__wrapped__
         update = _backtracking.searched(
-            objective, prox, accelerate, restart, max_trials
+            core.objective(fun), prox, accelerate, restart, max_trials
         )
     else:
         schedule = core.as_schedule(stepsize)

@@ -113,7 +113,8 @@ def rejected(stepsize: Stepsize, test: Test, finite: chex.Array) -> Stepsize:
     )
 
 
-def first(grad: core.Params) -> chex.Array:
-    """The first stepsize to try: a step of unit length."""
+def started(stepsize: Stepsize, grad: core.Params) -> Stepsize:
+    """With the first gradient, if there was none: a step of unit length."""
     squared = jax.lax.stop_gradient(inner(grad, grad))
-    return jax.lax.rsqrt(jnp.where(squared > 0, squared, 1))
+    unit = jax.lax.rsqrt(jnp.where(squared > 0, squared, 1))
+    return stepsize._replace(eta=jnp.where(stepsize.eta > 0, stepsize.eta, unit))

@@ -18,7 +18,7 @@ from jaxsolve.core._lanes import any_lane, once
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._minibatch import MinibatchState, minibatch
 from jaxsolve.core._observe import plot_convergence
-from jaxsolve.core._optax import OptaxState, from_optax, to_optax
+from jaxsolve.core._optax import LinkState, OptaxState, from_optax, to_optax
 from jaxsolve.core._run import run
 from jaxsolve.core._solution import Solution
 from jaxsolve.core._solver import (
@@ -27,6 +27,8 @@ from jaxsolve.core._solver import (
     Params,
     Solver,
     State,
+    check_like,
+    objective,
     value_and_grad,
 )
 from jaxsolve.core._status import Status, as_status
@@ -47,6 +49,7 @@ __all__ = (
     "Adjoint",
     "Data",
     "Derivative",
+    "LinkState",
     "MinibatchState",
     "Objective",
     "OptaxState",
@@ -62,6 +65,7 @@ __all__ = (
     "as_schedule",
     "as_status",
     "axpy",
+    "check_like",
     "envelope",
     "from_optax",
     "implicit",
@@ -69,6 +73,7 @@ __all__ = (
     "iterate",
     "memoise",
     "minibatch",
+    "objective",
     "once",
     "one_step",
     "per_worker",

@@ -217,8 +217,9 @@ class _Programs:
         self.batched = self._find_batched(one, data)
         self._init = jax.jit(self._initialise)
         self._go = jax.jit(self._advance, static_argnames=("threshold",))
-        self._pack = jax.jit(self._repack)
-        self._put = jax.jit(self._scatter)
+        self._pack, self._put = self._repack, self._scatter
+        if not self._on_host():  # there a copy by NumPy needs no compilation
+            self._pack, self._put = jax.jit(self._repack), jax.jit(self._scatter)
 
     def _find_batched(self, one, data):
         """Finds which leaves of the state differ between lanes, a least fixed point."""
@@ -306,23 +307,36 @@ class _Programs:
         ]
         return lanes.params, jax.tree.unflatten(self.state_tree, state), lanes.status
 
+    def _on_host(self):
+        return self.mesh is None and jax.default_backend() == "cpu"
+
     def _scatter(self, out, where, lanes):
-        return jax.tree.map(
-            lambda a, b: a.at[where].set(b, mode="drop"), out, self._whole(lanes)
-        )
+        def put(old, new):
+            if self._on_host() and _is_plain(old):
+                old, real = np.array(old), where < len(old)
+                old[where[real]] = np.asarray(new)[real]
+                return jnp.asarray(old)
+            return old.at[where].set(new, mode="drop")
+
+        return jax.tree.map(put, out, self._whole(lanes))
 
     def _repack(self, lanes, index, live):
-        take = lambda tree: jax.tree.map(lambda x: self._shard(x[index]), tree)
-        pick = lambda values, flags: [
+        def pick(x):
+            if self._on_host() and _is_plain(x):
+                return jnp.asarray(np.asarray(x)[index])
+            return self._shard(x[index])
+
+        take = lambda tree: jax.tree.map(pick, tree)
+        those = lambda values, flags: [
             take(x) if f else x for x, f in zip(values, flags, strict=True)
         ]
-        status = jnp.where(live, lanes.status[index], int(Status.MAX_STEPS))
+        status = jnp.where(live, pick(lanes.status), int(Status.MAX_STEPS))
         return _Lanes(
             take(lanes.params),
-            pick(lanes.state, self.batched),
+            those(lanes.state, self.batched),
             take(lanes.shots),
             self._shard(status),
-            pick(lanes.leaves, self.mapped),
+            those(lanes.leaves, self.mapped),
         )
 
     def _shard(self, x):
@@ -377,7 +391,7 @@ class _Programs:
             running = np.flatnonzero(np.asarray(lanes.status) == Status.RUNNING)
             over = len(running) == 0 or int(taken) >= limit
             if progress:
-                bar(size - len(running) if over else taken, limit, len(running), over)
+                bar(taken, limit, f"{len(running)} of {size} lanes left", over)
             if over or len(running) <= threshold:
                 out = (
                     jax.tree.map(lambda x: x[:size], self._whole(lanes))
@@ -394,6 +408,11 @@ class _Programs:
                 lanes = self._pack(lanes, index, live)
                 where = np.where(live, where[index], size)
                 width = narrow
+
+
+def _is_plain(x):
+    """Tells whether NumPy can hold an array: random keys it cannot."""
+    return not jnp.issubdtype(x.dtype, jax.dtypes.extended)
 
 
 def _batched_outputs(function: Callable, in_axes, shapes) -> list[bool]:

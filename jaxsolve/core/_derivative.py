@@ -120,8 +120,9 @@ def implicit(
 
     Args:
         linear_solve: a lineax solver, or a function ``(matvec, vector) -> vector``
-            that closes over no traced value. By default LU up to 1,000 unknowns; above
-            that CG where ``psd``, else BiCGStab.
+            that closes over no traced value. By default LU up to 1,000 unknowns and
+            BiCGStab above; where ``psd``, CG above 50 unknowns, with LU to fall back
+            on up to 1,000.
         jacobian: the Jacobian of the residual where it has structure, as ``(params,
             data) -> operator``, a lineax operator on raveled vectors; by default it is
             known by its products.

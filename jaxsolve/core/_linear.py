@@ -9,7 +9,11 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 
+from jaxsolve.core._lanes import any_lane
+from jaxsolve.core._tree import where
+
 DENSE_LIMIT = 1000  # unknowns up to which the matrix is formed and factorised
+PSD_DENSE_LIMIT = 50  # above which conjugate gradients are tried first
 _DENSE_BLOCK = 64  # columns of it formed at a time: bounds the memory
 
 
@@ -55,24 +59,39 @@ def solve(
         operator = _operator(system, rhs, structure)
         solution = lx.linear_solve(operator, rhs, structure.linear_solve, throw=False)
         return solution.value, trusted
+    if rhs.size <= (PSD_DENSE_LIMIT if structure.psd else DENSE_LIMIT):
+        return _dense(system, rhs)
+    solution, trusted = _krylov(system, rhs, structure)
+    if rhs.size > DENSE_LIMIT:
+        return solution, trusted
+    # Too ill conditioned for conjugate gradients, but not too large for LU.
+    return jax.lax.cond(
+        any_lane(~trusted),
+        lambda: where(trusted, (solution, trusted), _dense(system, rhs)),
+        lambda: (solution, trusted),
+    )
+
+
+def _dense(system, rhs):
+    columns = jax.lax.map(
+        system.mv, jnp.eye(rhs.size, dtype=rhs.dtype), batch_size=_DENSE_BLOCK
+    )
+    solution = jnp.linalg.solve(columns.T, rhs)
+    # LU is backward stable: a residual this large betrays a singular matrix.
+    return solution, _is_small(system, solution, rhs, 1e-2)
+
+
+def _krylov(system, rhs, structure):
     eps = float(jnp.finfo(rhs.dtype).eps)
-    if rhs.size <= DENSE_LIMIT:
-        columns = jax.lax.map(
-            system.mv, jnp.eye(rhs.size, dtype=rhs.dtype), batch_size=_DENSE_BLOCK
-        )
-        solution = jnp.linalg.solve(columns.T, rhs)
-        # LU is backward stable: a residual this large betrays a singular matrix.
-        rtol = 1e-2
-    else:
-        tight = eps**0.8
-        krylov = lx.CG if structure.psd else lx.BiCGStab
-        operator = _operator(system, rhs, structure)
-        solution = lx.linear_solve(
-            operator, rhs, krylov(tight, tight), throw=False
-        ).value
-        rtol = eps**0.5
+    method = (lx.CG if structure.psd else lx.BiCGStab)(eps**0.8, eps**0.8)
+    operator = _operator(system, rhs, structure)
+    solution = lx.linear_solve(operator, rhs, method, throw=False).value
+    return solution, _is_small(system, solution, rhs, eps**0.5)
+
+
+def _is_small(system, solution, rhs, rtol):
     gap = jnp.linalg.norm(system.mv(solution) - rhs)
-    return solution, gap <= rtol * jnp.linalg.norm(rhs)
+    return gap <= rtol * jnp.linalg.norm(rhs)
 
 
 def _operator(system, rhs, structure):

@@ -35,7 +35,7 @@ def memoise(factory: Callable) -> Callable:
             hash(key)
         except TypeError:
             return factory(*args, **kwargs)
-        functions = [value for value in values if callable(value)]
+        functions = [leaf for leaf in jax.tree.leaves(values) if callable(leaf)]
         if any(map(closes_over_tracer, values)):
             return factory(*args, **kwargs)
         memo = _memo_of(functions) if functions else table

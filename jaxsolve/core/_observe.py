@@ -16,19 +16,22 @@ def report(steps, max_steps, error, done) -> None:
     due = (steps % every == 0) | done | (steps >= max_steps)
 
     def show():
-        jax.debug.callback(bar, steps, max_steps, error, done)
+        jax.debug.callback(_show, steps, max_steps, error, done)
 
     jax.lax.cond(due, show, lambda: None)
 
 
-def bar(steps, max_steps, error, done, what: str = "updates") -> None:
+def _show(steps, max_steps, error, done):
+    bar(steps, max_steps, f"error {float(error):.2e}", done)
+
+
+def bar(steps, max_steps, note: str, done) -> None:
     """Draws one line of progress on standard error."""
     share = min(1.0, float(steps) / max(1.0, float(max_steps)))
     filled = "#" * round(_WIDTH * share)
     end = "\n" if bool(done) or int(steps) >= int(max_steps) else ""
     sys.stderr.write(
-        f"\r[{filled:<{_WIDTH}}] {int(steps)}/{int(max_steps)} {what}, "
-        f"error {float(error):.2e} {end}"
+        f"\r[{filled:<{_WIDTH}}] {int(steps)}/{int(max_steps)} updates, {note} {end}"
     )
     sys.stderr.flush()
 

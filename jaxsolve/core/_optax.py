@@ -11,7 +11,7 @@ from jaxsolve.core._derivative import implicit
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._solver import Data, Objective, Solver, check_solver, value_and_grad
 from jaxsolve.core._status import Status, as_status
-from jaxsolve.core._tree import all_finite, real_scalar, sup_norm, where
+from jaxsolve.core._tree import all_finite, as_params, real_scalar, sup_norm, where
 
 
 class OptaxState(NamedTuple):
@@ -106,6 +106,14 @@ def _strong(leaf):
     return jax.lax.convert_element_type(leaf, leaf.dtype)
 
 
+class LinkState(NamedTuple):
+    """State of a solver as a link of a chain."""
+
+    inner: Any  # the solver's own state.
+    exact: Any  # like params: what the solver returned last.
+    rounded: Any  # like params: the same, as params plus an update give it.
+
+
 def to_optax(
     solver: Solver, data: Data = None
 ) -> optax.GradientTransformationExtraArgs:
@@ -120,7 +128,9 @@ def to_optax(
         data: the data, where it is not passed at each step.
 
     Returns:
-        A transformation whose state is the solver's.
+        A transformation whose state holds the solver's. Alone it takes the iterates of
+        the plain run exactly: adding an update to params rounds, and the link goes on
+        from the unrounded iterate unless params were changed otherwise.
 
     Raises:
         ValueError: if `solver` is not a `Solver`, or update is called without params.
@@ -143,7 +153,8 @@ def to_optax(
     default = data
 
     def init(params):
-        return solver.init(params, default)
+        params = as_params(params)
+        return LinkState(solver.init(params, default), params, params)
 
     def update(updates, state, params=None, *, data=None, **extra):
         del updates, extra
@@ -153,7 +164,15 @@ def to_optax(
                 "`transform.update(updates, state, params)`."
             )
         data = default if data is None else data
-        new_params, state = solver.update(params, state, data)
-        return optax.tree.sub(new_params, params), state
+        start = jax.tree.map(
+            lambda x, rounded, exact: jnp.where(x == rounded, exact, x),
+            params,
+            state.rounded,
+            state.exact,
+        )
+        new_params, inner = solver.update(start, state.inner, data)
+        change = optax.tree.sub(new_params, params)
+        rounded = optax.apply_updates(params, change)
+        return change, LinkState(inner, new_params, rounded)
 
     return optax.GradientTransformationExtraArgs(init, update)

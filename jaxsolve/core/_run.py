@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve.core._derivative import ALL, Derivative, _Undefined, implicit
-from jaxsolve.core._lanes import least_lane
+from jaxsolve.core._lanes import any_lane, least_lane
 from jaxsolve.core._linear import convert
 from jaxsolve.core._memoise import WeakIdentityDict
 from jaxsolve.core._observe import report
 from jaxsolve.core._solution import Solution
 from jaxsolve.core._solver import Data, Params, Solver, State, begin, check_solver, step
 from jaxsolve.core._status import Status, as_status, status_of
-from jaxsolve.core._tree import as_params, as_tol, default_tol
+from jaxsolve.core._tree import as_params, as_tol, default_tol, where
 
 
 class Options(NamedTuple):
@@ -177,7 +177,7 @@ def _compiled(solver, stop, record, options):
                 solver, params, data, state, max_steps, tol, stop, record, options
             )
 
-        return jax.jit(solve, inline=True)
+        return jax.jit(solve)
 
     key = options._replace(derivative=_identity(options.derivative))
     return cached(solver, (stop, record), key, make)
@@ -196,7 +196,7 @@ def _solve(solver, params, data, state, max_steps, tol, stop, record, options):
 
     solution, consts = without_derivative(forward, params, data, state, tol)
     if rule.unroll:
-        return _more(solver, data, solution, rule.unroll, tol, stop)
+        return _more(solver, data, solution, rule.unroll, max_steps, tol, stop)
     return attach_rule(rule, solver, solution, data, consts, tol)
 
 
@@ -293,14 +293,15 @@ def _loop(solver, params, data, state, max_steps, tol, stop, record, options):
     return Solution(params, state, ended(status), history)
 
 
-def _more(solver, data, solution, steps, tol, stop):
+def _more(solver, data, solution, steps, max_steps, tol, stop):
     """Takes a few more updates, left to JAX to differentiate."""
 
-    def body(carry, _):
-        return step(solver, *carry, data), None
+    def body(carry, taken):
+        return where(taken < max_steps, step(solver, *carry, data), carry), None
 
     carry = solution.params, solution.state
-    (params, state), _ = jax.lax.scan(body, carry, length=steps)
+    taken = jnp.arange(steps, dtype=jnp.int32)
+    (params, state), _ = jax.lax.scan(body, carry, taken)
     judged = verdict(params, state, tol, stop)
     status = jnp.where(
         solution.status == Status.MAX_STEPS, ended(judged), solution.status
@@ -310,32 +311,45 @@ def _more(solver, data, solution, steps, tol, stop):
 
 
 def unrolled_loop(solver, params, data, state, max_steps, tol, stop, record, length):
-    """The same loop as a checkpointed scan that JAX can differentiate."""
+    """The same loop as a checkpointed scan that JAX can differentiate.
+
+    Segments, and single updates in them, are skipped when no lane of a batch needs
+    them, so that a generous `max_steps` costs nothing; the checkpoints stand outside of
+    the branches, or what a branch reads would be saved once an update.
+    """
     if state is None:
         state = begin(solver, params, data)
     history = _rows(record, params, state, length)
     outer = max(1, int(np.ceil(np.sqrt(length))))
     inner = max(1, int(np.ceil(length / outer)))
 
+    def is_live(carry):
+        params, state, steps, _ = jax.lax.stop_gradient(carry)
+        running = verdict(params, state, tol, stop) == Status.RUNNING
+        return running & (steps < max_steps)
+
+    @jax.checkpoint
     def one(carry, _):
-        params, state, steps, history = carry
-        running = (verdict(params, state, tol, stop) == Status.RUNNING) & (
-            steps < max_steps
-        )
+        live = is_live(carry)
 
         def go(carry):
             params, state, steps, history = carry
-            params, state = step(solver, params, state, data)
+            new = step(solver, params, state, data)
+            params, state = where(live, new, (params, state))
             if record is not None:
                 row = jax.lax.stop_gradient(record(params, state))
-                history = jax.tree.map(lambda h, r: h.at[steps].set(r), history, row)
-            return params, state, steps + 1, history
+                at = jnp.where(live, steps, length)
+                put = lambda rows, row: rows.at[at].set(row, mode="drop")
+                history = jax.tree.map(put, history, row)
+            return params, state, steps + live.astype(jnp.int32), history
 
-        return jax.lax.cond(running, go, lambda carry: carry, carry), None
+        return jax.lax.cond(any_lane(live), go, lambda carry: carry, carry), None
 
     @jax.checkpoint
     def segment(carry, _):
-        return jax.lax.scan(one, carry, length=inner)
+        go = lambda carry: jax.lax.scan(one, carry, length=inner)[0]
+        live = any_lane(is_live(carry))
+        return jax.lax.cond(live, go, lambda carry: carry, carry), None
 
     carry = params, state, jnp.zeros((), jnp.int32), history
     (params, state, _, history), _ = jax.lax.scan(segment, carry, length=outer)

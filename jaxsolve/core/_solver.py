@@ -73,7 +73,8 @@ def begin(solver: Solver, params: Params, data: Data) -> State:
     """Makes the first state, checked for the fields that every run reads."""
     state = solver.init(params, data)
     for field in ("count", "error"):
-        if jnp.shape(getattr(state, field, ())) != () or not hasattr(state, field):
+        value = getattr(state, field, None)
+        if value is None or callable(value) or jnp.shape(value) != ():
             raise ValueError(
                 f"a solver's state must have a scalar field `{field}`, got "
                 f"{type(state).__name__} with fields {getattr(state, '_fields', ())}."
@@ -97,8 +98,17 @@ def value_and_grad(fun: Objective) -> Callable:
     Raises:
         ValueError: while tracing, if the objective is not a real scalar.
     """
+    return jax.value_and_grad(objective(fun))
 
-    def objective(params, data):
+
+def objective(fun: Objective) -> Objective:
+    """Checks what an objective returns, and casts it to `real_dtype(params)`.
+
+    Raises:
+        ValueError: while tracing, if the objective is not a real scalar.
+    """
+
+    def checked(params, data=None):
         value = fun(params, data)
         if jnp.shape(value) != () or not jnp.issubdtype(
             jnp.result_type(value), jnp.floating
@@ -114,4 +124,4 @@ def value_and_grad(fun: Objective) -> Callable:
             )
         return real_scalar(value, params)
 
-    return jax.value_and_grad(objective)
+    return checked

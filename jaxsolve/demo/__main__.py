@@ -109,7 +109,11 @@ def _report(sizes, runs, cleaned, boot, chained):
         f"Cleaning labels by differentiating through L-BFGS ({splits})",
         ("test accuracy before", percent["before"], "half of the labels random"),
         ("  and after", percent["after"], "weights learned"),
-        ("with the clean images alone", percent["clean"], f"{sizes.clean} images"),
+        (
+            "with the clean images alone",
+            percent["clean"],
+            f"{sizes.clean} images, the same ridge",
+        ),
         ("with both, unweighted", percent["both"], ""),
         ("with all labels right", percent["right"], f"{sizes.train} images"),
         (
@@ -120,7 +124,7 @@ def _report(sizes, runs, cleaned, boot, chained):
         (
             "error of the hypergradient",
             f"{max(run.gap for run in runs):.1e}",
-            "relative, to central differences",
+            "relative to differences, largest",
         ),
         ("time", f"{cleaned:.1f} s", f"{sizes.steps} outer steps a split"),
     )

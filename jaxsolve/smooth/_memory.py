@@ -62,9 +62,7 @@ def write(memory: Memory, where: chex.Array, s: chex.Array, y: chex.Array) -> Me
     )
 
 
-def push(
-    memory: Memory, s: chex.Array, y: chex.Array, forget: chex.Array
-) -> Memory:
+def push(memory: Memory, s: chex.Array, y: chex.Array, forget: chex.Array) -> Memory:
     """Takes up the pair just written, in place of the oldest, or forgets all pairs.
 
     A pair without curvature worth keeping leaves its row empty: of no effect until the
@@ -98,4 +96,3 @@ def apply(memory: Memory, g: chex.Array) -> chex.Array:
     q = g - a @ memory.y
     b = (memory.sy * a - memory.gamma * (memory.y @ q)) @ memory.inverse
     return memory.gamma * q + b @ memory.s
-

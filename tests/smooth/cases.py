@@ -23,17 +23,14 @@ def tilted(x, data):
     return quartic(x, data) + jnp.sum(jnp.sin(data["matrix"]) @ x) / 10
 
 
+def in_box(x):
+    """The middle one of three unknowns would like to be lower."""
+    return jnp.all((x >= -1.5) & (x <= 3.0))
+
+
 CASES = (
     Case(
         factory="smooth.lbfgs",
-        make=lambda form: smooth.lbfgs(form.function(quartic), memory=3),
-        params=np.zeros(3),
-        data=DATA,
-        solution=lambda data: data["center"],
-    ),
-    Case(
-        factory="smooth.lbfgs",
-        variant="tilted",
         make=lambda form: smooth.lbfgs(form.function(tilted)),
         params=np.zeros(3),
         data=DATA,
@@ -50,5 +47,20 @@ CASES = (
         make=lambda form: smooth.gradient_descent(form.function(tilted)),
         params=np.zeros(3),
         data=DATA,
+    ),
+    Case(
+        factory="smooth.lbfgsb",
+        make=lambda form: smooth.lbfgsb(form.function(tilted), (-1.5, 3.0)),
+        params=np.zeros(3),
+        data=DATA,
+        usable=in_box,
+    ),
+    Case(
+        factory="smooth.lbfgsb",
+        variant="inside",
+        make=lambda form: smooth.lbfgsb(form.function(quartic), (None, 9.0), memory=3),
+        params=np.zeros(3),
+        data=DATA,
+        solution=lambda data: data["center"],
     ),
 )
