@@ -7,9 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxsolve.core._derivative import Derivative
+from jaxsolve.core._lanes import automatic
 from jaxsolve.core._linear import convert
 from jaxsolve.core._observe import bar
 from jaxsolve.core._run import (
@@ -186,11 +187,7 @@ class _Programs:
 
     def __init__(self, solver, params, leaves, treedef, mapped, check_every, mesh):
         self.mapped, self.check_every = mapped, check_every
-        self.mesh = mesh and Mesh(
-            mesh.devices,
-            mesh.axis_names,
-            axis_types=(AxisType.Auto,) * mesh.devices.ndim,
-        )
+        self.mesh = mesh and automatic(mesh)
         axes = [0 if m else None for m in mapped]
         self.axes = axes
         lane = lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype)

@@ -116,7 +116,9 @@ def implicit(
     any number of times. Memory does not grow with the number of updates.
 
     A run that did not converge **refuses**: those of its derivatives that are not zero
-    by themselves are not finite. So does a linear solve that failed.
+    by themselves are not finite. So does a linear solve that failed. First derivatives
+    may be masked, by ``where(solution.converged, ..., 0)``; second ones of a refusing
+    lane are not finite all the same.
 
     Args:
         linear_solve: a lineax solver, or a function ``(matvec, vector) -> vector``

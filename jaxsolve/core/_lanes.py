@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh
 
 
 def _reduced(reduce):
@@ -43,6 +44,12 @@ def any_lane(predicate: chex.Array) -> chex.Array:
 def least_lane(value: chex.Array) -> chex.Array:
     """Returns the least value over the lanes of the surrounding vmaps."""
     return _min(value)
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same mesh with automatic axes: plain arrays may be spread over these."""
+    types = (AxisType.Auto,) * len(mesh.axis_names)
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=types)
 
 
 def once(code: chex.Array) -> chex.Array:

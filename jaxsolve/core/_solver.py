@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsolve.core._derivative import Derivative
@@ -110,18 +111,18 @@ def objective(fun: Objective) -> Objective:
 
     def checked(params, data=None):
         value = fun(params, data)
-        if jnp.shape(value) != () or not jnp.issubdtype(
+        is_array = isinstance(value, jax.Array | np.ndarray | np.generic | float | int)
+        if not is_array:
+            got = type(value).__name__
+        elif jnp.shape(value) or not jnp.issubdtype(
             jnp.result_type(value), jnp.floating
         ):
-            raise ValueError(
-                "the objective must return a real scalar, got "
-                + (
-                    f"shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
-                    if isinstance(value, (jax.Array, float, int))
-                    else f"{type(value).__name__}"
-                )
-                + "; reduce it, for instance with jnp.sum."
-            )
-        return real_scalar(value, params)
+            got = f"shape {jnp.shape(value)} and dtype {jnp.result_type(value)}"
+        else:
+            return real_scalar(value, params)
+        raise ValueError(
+            f"the objective must return one real scalar, got {got}; reduce it, for "
+            "instance by jnp.sum, and return nothing beside it."
+        )
 
     return checked

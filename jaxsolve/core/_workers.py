@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from jaxsolve.core._lanes import automatic
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._solver import Params, Solver, check_solver
 from jaxsolve.core._status import Status, as_status
@@ -114,6 +115,7 @@ def workers(
         return jax.shard_map(local, mesh=mesh, in_specs=spec(ins), out_specs=out_specs)
 
     place = None if common else 0
+    mesh = mesh and automatic(mesh)
 
     def wrap(inner):
         own_status = getattr(inner, "status", None)

@@ -73,7 +73,9 @@ def backtracking(
         sufficient = value <= zero[1] + decrease * t * zero[2]
         level = value <= zero[1] + noise
         gentle = slope <= (2 * decrease - 1) * zero[2]
-        accepted = finite & (sufficient | (level & gentle))
+        # Only the start itself may be accepted at zero, not an underflow.
+        moves = (t > 0) | ~jnp.isfinite(zero[1])
+        accepted = finite & moves & (sufficient | (level & gentle))
 
         excess = value - zero[1] - t * zero[2]
         parabola = -0.5 * zero[2] * t * t / jnp.where(excess > 0, excess, 1)

@@ -53,7 +53,7 @@ def wolfe(
         A line search.
 
     Raises:
-        ValueError: unless ``0 < decrease < curvature < 1``.
+        ValueError: unless ``decrease`` and ``curvature`` are in these ranges.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -72,9 +72,9 @@ def wolfe(
         Zhang, `A New Conjugate Gradient Method with Guaranteed Descent
         <https://doi.org/10.1137/030601880>`_, 2005, (4.1).
     """
-    if not 0 < decrease < curvature < 1:
+    if not 0 < decrease < min(0.5, curvature) or not curvature < 1:
         raise ValueError(
-            "wolfe needs 0 < decrease < curvature < 1, got "
+            "wolfe needs 0 < decrease < 1/2 and decrease < curvature < 1, got "
             f"decrease={decrease} and curvature={curvature}."
         )
 

@@ -88,7 +88,7 @@ def push(memory: Memory, s: chex.Array, y: chex.Array, forget: chex.Array) -> Me
 
 
 def apply(memory: Memory, g: chex.Array) -> chex.Array:
-    """Multiplies a vector by the inverse Hessian: the two-loop recursion, in closed form.
+    """Multiplies a vector by the inverse Hessian: the two-loop recursion at once.
 
     With a = R^-1 S g and q = g - Y' a it is gamma q + S' R^-T (D a - gamma Y q).
     """
