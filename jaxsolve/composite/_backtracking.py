@@ -64,6 +64,7 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
         landed, bold = phase == LANDED, phase == BOLD
         shown = narrow(trial, params)
         value, pull = jax.vjp(lambda p: objective(p, data), shown)
+        value = jnp.where(core.all_finite(shown), value, jnp.inf)
         step = optax.tree.sub(widen(shown), widen(narrow(s.anchor, params)))
         test = _stepsize.test(s.stepsize, value, s.value, s.grad, step, params)
 

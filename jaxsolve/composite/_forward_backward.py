@@ -43,12 +43,16 @@ def forward_backward(
 ) -> core.Params:
     """Computes a gradient step from `point`, then the proximal one."""
     moved = prox(core.axpy(-stepsize, grad, point), stepsize)
-    if jax.tree.structure(moved) != jax.tree.structure(point):
+    form = lambda tree: jax.tree.map(jnp.shape, tree)
+    real = all(
+        jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(moved)
+    )
+    if not real or form(moved) != form(point):
         raise ValueError(
-            "prox must return a tree like params, "
-            f"{jax.tree.structure(point)}, got {jax.tree.structure(moved)}."
+            "prox must return a tree of real arrays like params, of shapes "
+            f"{form(point)}, got {form(moved)}."
         )
-    return narrow(moved, point)
+    return jax.tree.map(lambda m, x: jnp.asarray(m, x.dtype), moved, point)
 
 
 def mapping_error(
@@ -57,7 +61,8 @@ def mapping_error(
     """The error of this room: the sup-norm of the gradient mapping.
 
     An entry whose gradient step is lost in the rounding of the point counts with its
-    gradient: a stepsize so small that nothing moves is no convergence.
+    gradient: a stepsize so small that nothing moves is no convergence. Nor is one so
+    large that a bounded step looks small beside it: it divides as at most one.
 
     Args:
         step: from the point to the next iterate.
@@ -69,7 +74,8 @@ def mapping_error(
     def entries(d, g, x):
         eta = stepsize.astype(x.dtype)
         lost = jnp.abs(eta * g) <= jnp.finfo(x.dtype).eps * jnp.abs(x)
-        return jnp.maximum(jnp.abs(d) / eta, jnp.where(lost, jnp.abs(g), 0))
+        size = jnp.abs(d) / jnp.minimum(eta, 1)
+        return jnp.maximum(size, jnp.where(lost, jnp.abs(g), 0))
 
     return core.sup_norm(jax.tree.map(entries, step, grad, point))
 

@@ -3,9 +3,7 @@
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
@@ -116,8 +114,7 @@ def proximal_gradient(
         Bai, `Fast First-Order Methods for Composite Convex Optimization with
         Backtracking <https://doi.org/10.1007/s10208-014-9189-9>`_, 2014.
     """
-    if stepsize is not None and not callable(stepsize) and _nonpositive(stepsize):
-        raise ValueError(f"stepsize must be positive, got {stepsize}.")
+    core.check_stepsize(stepsize)
     if not isinstance(max_trials, int) or max_trials < 1:
         raise ValueError(f"max_trials must be a positive integer, got {max_trials!r}.")
     oracle = core.value_and_grad(fun)
@@ -150,10 +147,6 @@ def proximal_gradient(
     return core.Solver(init, update, residual, core.implicit())
 
 
-def _nonpositive(stepsize):
-    return not isinstance(stepsize, jax.core.Tracer) and not np.all(stepsize > 0)
-
-
 def _stepped(oracle, prox, schedule, accelerate, restart):
     def update(params, state, data=None):
         x, _ = follow(params, state.point)
@@ -166,7 +159,8 @@ def _stepped(oracle, prox, schedule, accelerate, restart):
         new_z, t, _ = extrapolate(x, new_x, z, state.momentum, 1, accelerate, restart)
         step = optax.tree.sub(new_x, z)
         bottom = -(float(jnp.finfo(value.dtype).max) ** 0.5)
-        ok = jnp.isfinite(value) & (value > bottom) & core.all_finite((grad, new_z))
+        ok = jnp.isfinite(value) & (value > bottom) & (eta > 0) & jnp.isfinite(eta)
+        ok = ok & core.all_finite((grad, narrow(new_z, params)))
         stalled = jnp.where(at_rounding(step, new_x), Status.STALLED, state.status)
         new_x = core.where(ok, new_x, x)
         return narrow(new_x, params), state._replace(

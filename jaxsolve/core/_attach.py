@@ -89,6 +89,11 @@ def split(params, leaves, active) -> tuple[chex.Array, chex.Array, Callable]:
     """Ravels params, and the active leaves; also returns how to put these back."""
     x, _ = ravel(params)
     chosen = [leaf for leaf, a in zip(leaves, active, strict=True) if a]
+    if any(jnp.iscomplexobj(leaf) for leaf in chosen):
+        raise ValueError(
+            "implicit derivatives in complex data are not defined here; pass the real "
+            "and imaginary parts as two leaves."
+        )
     dtype = real_dtype([x, *chosen])
     d, unravel = ravel([*chosen, jnp.zeros((0,), dtype)])
 
@@ -149,9 +154,12 @@ def attach(
         active = [not isinstance(dot, SymbolicZero) for dot in dots]
         if not any(active):
             return params, jax.tree.map(jnp.zeros_like, params)
-        system = linearise(problem, params, leaves, active)
+        # A refusing lane is linearised at ones: neither its data nor its own tangent
+        # need be finite, and zero times NaN would undo a mask.
+        system = linearise(problem, *_safe((params, leaves), ok), active)
         _, d, _ = split(params, dots, active)
-        t = _solve_jointly(system, ravel(params)[0], d, ok)
+        x = _safe(ravel(params)[0], ok)
+        t = _solve_jointly(system, x, d, ok)
         return params, ravel(params)[1](t)
 
     return at(params, [*data_leaves, *consts, *extra], ok)
@@ -171,7 +179,9 @@ def _solve_jointly(system, x, d, ok):
 
     def matvec(v):
         t, d = cut(v)
-        return join(system.joint(t, d), d)
+        # The last term is zero, but not to JAX, which fails to differentiate a solve
+        # whose matrix has no tangent where its right-hand side has none either.
+        return join(system.joint(t, d) + (0 * x) * t, d)
 
     def guarded(b, out, trusted):
         nothing = jnp.where(jnp.all(b == 0), 0, jnp.nan).astype(dtype)
@@ -190,6 +200,14 @@ def _solve_jointly(system, x, d, ok):
     b = join(jnp.zeros_like(x), d)
     v = jax.lax.custom_linear_solve(matvec, b, forward, transpose_solve=backward)
     return v[:n].astype(x.dtype)
+
+
+def _safe(tree, ok):
+    def safe(x):
+        inexact = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+        return jnp.where(ok, x, jnp.ones_like(x)) if inexact else x
+
+    return jax.tree.map(safe, tree)
 
 
 def _quiet(rhs, ok):

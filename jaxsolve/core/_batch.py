@@ -14,17 +14,18 @@ from jaxsolve.core._lanes import automatic
 from jaxsolve.core._linear import convert
 from jaxsolve.core._observe import bar
 from jaxsolve.core._run import (
-    _as_steps,
     _default_rule,
     _identity,
     attach_rule,
     cached,
     ended,
+    finite_start,
+    first_status,
 )
 from jaxsolve.core._solution import Solution
 from jaxsolve.core._solver import Data, Params, Solver, begin, check_solver, step
 from jaxsolve.core._status import Status, status_of
-from jaxsolve.core._tree import as_params, as_tol, is_concrete
+from jaxsolve.core._tree import as_count, as_params, as_tol, is_concrete
 
 _SMALLEST = 32  # lanes: below this a batch is not packed further
 _SHRINK = 4  # a batch is packed when this share of its lanes is still running
@@ -85,6 +86,7 @@ def solve_batch(
     check_solver(solver)
     params = as_params(params)
     tol = as_tol(tol, params)
+    check_every = as_count("check_every", check_every, 1)
     rule = _default_rule(solver) if derivative is None else derivative
     if rule.unroll:
         raise ValueError(
@@ -121,7 +123,7 @@ def solve_batch(
     key = (jax.tree.structure(params), shapes, mapped, check_every, mesh)
     if key not in programs:
         programs[key] = _Programs(solver, *free, treedef, mapped, check_every, mesh)
-    limit = int(_as_steps(max_steps))
+    limit = as_count("max_steps", max_steps, 0)
     params, state, status = programs[key].drive(*free, limit, tol, progress)
     params = attached(params, state, status, leaves, tol, mapped=mapped)
     return Solution(params, state, status)
@@ -249,8 +251,8 @@ class _Programs:
             for leaf, b in zip(state, self.batched, strict=True)
             if not b
         ]
-        status = jnp.full(width, int(Status.RUNNING), jnp.int32)
-        return _Lanes(params, state, shots, status, leaves)
+        status = jax.vmap(first_status)(params)
+        return _Lanes(jax.vmap(finite_start)(params), state, shots, status, leaves)
 
     def _advance(self, lanes, taken, limit, tol, *, threshold):
         """Updates until at most `threshold` lanes are running, or to the limit."""

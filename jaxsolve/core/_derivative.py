@@ -123,8 +123,9 @@ def implicit(
     Args:
         linear_solve: a lineax solver, or a function ``(matvec, vector) -> vector``
             that closes over no traced value. By default LU up to 1,000 unknowns and
-            BiCGStab above; where ``psd``, CG above 50 unknowns, with LU to fall back
-            on up to 1,000.
+            BiCGStab above; where ``psd``, CG above 50. Where these fail, LU up to 2,000
+            unknowns. A NaN derivative of a converged run means that this failed too:
+            `adjoint` tells by how much.
         jacobian: the Jacobian of the residual where it has structure, as ``(params,
             data) -> operator``, a lineax operator on raveled vectors; by default it is
             known by its products.
@@ -155,9 +156,11 @@ def implicit(
 def one_step() -> Derivative:
     """Differentiates one update at the solution, as if it began at a constant.
 
-    For solvers whose update is a contraction of params that reads the data directly
-    (gradient descent, proximal gradient, Picard). Exact as the contraction factor goes
-    to zero; needs no linear solve. Never refuses: it is an approximation by name.
+    For solvers whose update is a contraction of params that reads the data directly:
+    gradient descent and proximal gradient with a given stepsize, Picard. Exact as the
+    contraction factor goes to zero; needs no linear solve. Never refuses: it is an
+    approximation by name. Solvers with a line search, and Anderson, return the point
+    they evaluated, so one update of them is a constant and its derivative is zero.
 
     References:
         Bolte, Pauwels and Vaiter, `One-step differentiation of iterative algorithms
@@ -192,7 +195,8 @@ def unrolled() -> Derivative:
     """Differentiates every update of the run.
 
     The derivative of the iterate that was computed, converged or not, so it never
-    refuses. `max_steps` must be a Python integer. Reverse mode keeps about twice the
+    refuses. Stepsizes that `composite.proximal_gradient` searches for count as
+    constants. `max_steps` must be a Python integer. Reverse mode keeps about twice the
     square root of `max_steps` states and takes one more forward pass.
     """
     return _Unroll(ALL)

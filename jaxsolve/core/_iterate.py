@@ -10,7 +10,7 @@ from jaxsolve.core._run import cached, ended, verdict
 from jaxsolve.core._solution import Solution
 from jaxsolve.core._solver import Data, Params, Solver, State, begin, check_solver, step
 from jaxsolve.core._status import Status
-from jaxsolve.core._tree import as_params, as_tol
+from jaxsolve.core._tree import as_count, as_params, as_tol
 
 
 def iterate(
@@ -51,6 +51,7 @@ def iterate(
     check_solver(solver)
     params = as_params(params)
     tol = as_tol(tol, params)
+    max_steps = as_count("max_steps", max_steps, 0)
 
     def make(solver, _):
         init = jax.jit(lambda params, data: begin(solver, params, data))

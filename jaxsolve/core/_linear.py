@@ -13,6 +13,7 @@ from jaxsolve.core._lanes import any_lane
 from jaxsolve.core._tree import where
 
 DENSE_LIMIT = 1000  # unknowns up to which the matrix is formed and factorised
+FALLBACK_LIMIT = 2000  # up to which LU is tried where a Krylov method has failed
 PSD_DENSE_LIMIT = 50  # above which conjugate gradients are tried first
 _DENSE_BLOCK = 64  # columns of it formed at a time: bounds the memory
 
@@ -62,9 +63,9 @@ def solve(
     if rhs.size <= (PSD_DENSE_LIMIT if structure.psd else DENSE_LIMIT):
         return _dense(system, rhs)
     solution, trusted = _krylov(system, rhs, structure)
-    if rhs.size > DENSE_LIMIT:
+    if rhs.size > FALLBACK_LIMIT:
         return solution, trusted
-    # Too ill conditioned for conjugate gradients, but not too large for LU.
+    # Too hard for a Krylov method, but not too large for LU.
     return jax.lax.cond(
         any_lane(~trusted),
         lambda: where(trusted, (solution, trusted), _dense(system, rhs)),
@@ -76,9 +77,22 @@ def _dense(system, rhs):
     columns = jax.lax.map(
         system.mv, jnp.eye(rhs.size, dtype=rhs.dtype), batch_size=_DENSE_BLOCK
     )
-    solution = jnp.linalg.solve(columns.T, rhs)
-    # LU is backward stable: a residual this large betrays a singular matrix.
-    return solution, _is_small(system, solution, rhs, 1e-2)
+    # Equilibrated, so that units of params do not look like a singular matrix.
+    matrix, row = _scaled(columns.T, 1)
+    matrix, column = _scaled(matrix, 0)
+    factors = jax.scipy.linalg.lu_factor(matrix)
+    pivots = jnp.abs(jnp.diagonal(factors[0]))
+    eps = float(jnp.finfo(rhs.dtype).eps)
+    regular = jnp.min(pivots) > 8 * rhs.size**0.5 * eps * jnp.max(pivots)
+    solution = jax.scipy.linalg.lu_solve(factors, rhs / row) / column
+    return solution, regular & _is_small(system, solution, rhs, 1e-2)
+
+
+def _scaled(matrix, axis):
+    """Divides rows (axis 1) or columns (axis 0) by their largest entries."""
+    size = jnp.max(jnp.abs(matrix), axis=axis)
+    size = jnp.where(size > 0, size, 1)
+    return matrix / jnp.expand_dims(size, axis), size
 
 
 def _krylov(system, rhs, structure):

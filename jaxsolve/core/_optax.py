@@ -18,7 +18,7 @@ class OptaxState(NamedTuple):
     """State of a solver made of an optax transformation."""
 
     count: chex.Array  # (), int32: updates taken.
-    error: chex.Array  # (), real: sup-norm of the gradient where it was last taken.
+    error: chex.Array  # (), real: the larger sup-norm of the gradient and the step.
     status: chex.Array  # (), int32: running, or diverged.
     value: chex.Array  # (), real: the objective there.
     inner: Any  # the transformation's own state.
@@ -45,8 +45,9 @@ def from_optax(fun: Objective, transform: optax.GradientTransformation) -> Solve
             `fun` more than once an update.
 
     Returns:
-        A solver. Its error is :math:`\|g\|_\infty`, its residual :math:`\nabla f(x)`.
-        On minibatches the error cannot stop a run.
+        A solver. Its error is the larger of :math:`\|g\|_\infty` and
+        :math:`\|x^+ - x\|_\infty`, its residual :math:`\nabla f(x)`. On minibatches
+        the error cannot stop a run.
 
     Raises:
         ValueError: if `transform` is not an optax transformation.
@@ -90,7 +91,9 @@ def from_optax(fun: Objective, transform: optax.GradientTransformation) -> Solve
         inner = jax.tree.map(lambda new, old: new.astype(old.dtype), inner, state.inner)
         new_params = where(finite, new_params, params)
         inner = where(finite, inner, state.inner)
-        error = jnp.where(finite, sup_norm(grad), state.error)
+        # A momentum may yet leave a point where the gradient is zero.
+        step = sup_norm(optax.tree.sub(new_params, params))
+        error = jnp.where(finite, jnp.maximum(sup_norm(grad), step), state.error)
         status = jnp.where(finite, state.status, as_status(Status.DIVERGED))
         value = jnp.where(finite, value, state.value)
         return new_params, OptaxState(state.count + 1, error, status, value, inner)
@@ -121,7 +124,9 @@ def to_optax(
 
     Its update ignores the incoming updates and returns the change of params that the
     solver's update makes, so it belongs at the head of a chain. It needs ``params``;
-    it takes the data of a step as the extra argument ``data``.
+    it takes the data of a step as the extra argument ``data``. Where the links after it
+    change its step every time, use a solver without a search: a search begins anew at
+    params that it did not propose.
 
     Args:
         solver: a solver whose params are the params of the chain.

@@ -15,9 +15,25 @@ from jaxsolve.core._linear import convert
 from jaxsolve.core._memoise import WeakIdentityDict
 from jaxsolve.core._observe import report
 from jaxsolve.core._solution import Solution
-from jaxsolve.core._solver import Data, Params, Solver, State, begin, check_solver, step
+from jaxsolve.core._solver import (
+    Data,
+    Params,
+    Solver,
+    State,
+    begin,
+    check_like,
+    check_solver,
+    step,
+)
 from jaxsolve.core._status import Status, as_status, status_of
-from jaxsolve.core._tree import as_params, as_tol, default_tol, where
+from jaxsolve.core._tree import (
+    all_finite,
+    as_count,
+    as_params,
+    as_tol,
+    default_tol,
+    where,
+)
 
 
 class Options(NamedTuple):
@@ -61,10 +77,12 @@ def run(
             the square root of the machine epsilon of the params' dtype.
         derivative: a rule instead of the solver's own, such as
             ``jaxsolve.core.implicit(psd=True)``.
-        state: a saved state to go on from, on the same data. On new data start from
-            the params alone.
+        state: a saved state to go on from, with the params it came with and on the same
+            data. On new data, or elsewhere, start from params alone.
         stop: a further criterion, as ``stop(params, state) -> bool``; where it holds
-            the run has converged.
+            the run has converged. If the error is large there, implicit derivatives are
+            refused all the same. Define it, and `record`, once: each new function
+            compiles anew.
         check_every: updates between two looks at the error.
         record: what to keep of every update, as ``record(params, state)``; it is found
             in `Solution.history`, `max_steps` rows of which those not reached are NaN
@@ -90,12 +108,15 @@ def run(
     params = as_params(params)
     tol = as_tol(tol, params)
     rule = derivative if derivative is not None else _default_rule(solver)
+    if not isinstance(rule, Derivative):
+        raise ValueError(
+            f"derivative must be a rule such as jaxsolve.core.implicit(), got {rule!r}."
+        )
     length = None
     if record is not None or rule.unroll == ALL:
-        length = _static_steps(max_steps)
-    if check_every < 1:
-        raise ValueError(f"check_every must be at least 1, got {check_every}.")
-    options = Options(int(check_every), length, bool(progress), rule)
+        length = as_count("with record= or unrolled(), max_steps", max_steps, 1)
+    check_every = as_count("check_every", check_every, 1)
+    options = Options(check_every, length, bool(progress), rule)
     solve = _compiled(solver, stop, record, options)
     return solve(params, data, state, _as_steps(max_steps), tol)
 
@@ -103,20 +124,7 @@ def run(
 def _as_steps(max_steps):
     if isinstance(max_steps, jax.core.Tracer):
         return max_steps.astype(jnp.int32)
-    if np.ndim(max_steps) or max_steps != int(max_steps) or max_steps < 0:
-        raise ValueError(
-            f"max_steps must be a non-negative integer, got {max_steps!r}."
-        )
-    return np.asarray(max_steps, np.int32)
-
-
-def _static_steps(max_steps):
-    if isinstance(max_steps, jax.core.Tracer):
-        raise ValueError(
-            "record= and the unrolled rule need max_steps as a Python integer, got a "
-            "traced value."
-        )
-    return int(_as_steps(max_steps))
+    return np.asarray(as_count("max_steps", max_steps, 0), np.int32)
 
 
 def _default_rule(solver):
@@ -197,12 +205,13 @@ def _solve(solver, params, data, state, max_steps, tol, stop, record, options):
     solution, consts = without_derivative(forward, params, data, state, tol)
     if rule.unroll:
         return _more(solver, data, solution, rule.unroll, max_steps, tol, stop)
-    return attach_rule(rule, solver, solution, data, consts, tol)
+    proved = stop is None
+    return attach_rule(rule, solver, solution, data, consts, tol, proved)
 
 
-def attach_rule(rule, solver, solution, data, consts, tol) -> Solution:
+def attach_rule(rule, solver, solution, data, consts, tol, proved=True) -> Solution:
     """Attaches a rule to the params of a solution."""
-    ok = is_solution(solution.status, solution.state, tol, solution.params)
+    ok = is_solution(solution.status, solution.state, tol, solution.params, proved)
     if solver.residual is None:  # then no residual tells what was closed over
         data = (data, consts)
     params = rule.attach(solver.residual, solution.params, data, ok)
@@ -220,11 +229,15 @@ def without_derivative(function: Callable, *args):
     return jax.lax.stop_gradient(function(free, *args)), consts
 
 
-def is_solution(status, state, tol, params) -> chex.Array:
-    """Tells whether a run may be differentiated: converged, or stalled very near."""
-    near = 10 * jnp.maximum(tol, jnp.asarray(default_tol(params), tol.dtype))
-    stalled = (status == Status.STALLED) & (state.error <= near)
-    return (status == Status.CONVERGED) | stalled
+def is_solution(status, state, tol, params, proved) -> chex.Array:
+    """Tells whether a run may be differentiated: converged, or stalled very near.
+
+    A run that a user's own criterion ended proves nothing by its status.
+    """
+    near = 30 * jnp.maximum(tol, jnp.asarray(default_tol(params), tol.dtype))
+    ended_there = (status == Status.CONVERGED) | (status == Status.STALLED)
+    close = ended_there & (state.error <= near)
+    return ((status == Status.CONVERGED) | close) if proved else close
 
 
 def verdict(params, state, tol, stop) -> chex.Array:
@@ -254,12 +267,34 @@ def _rows(record, params, state, length):
     return jax.tree.map(empty, rows)
 
 
-def _loop(solver, params, data, state, max_steps, tol, stop, record, options):
+def first_status(params) -> chex.Array:
+    """Judges a start: diverged if it is not finite, else running."""
+    diverged, running = as_status(Status.DIVERGED), as_status(Status.RUNNING)
+    return jnp.where(all_finite(params), running, diverged)
+
+
+def finite_start(params):
+    """The start, with zeros where it is not finite: params are always usable."""
+    return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), params)
+
+
+def _first(solver, params, data, state):
+    """The params, the state and the status that a run begins with."""
+    status, params = first_status(params), finite_start(params)
+    fresh = lambda: begin(solver, params, data)
     if state is None:
-        state = begin(solver, params, data)
+        return params, fresh(), status
+    check_like("state", state, jax.eval_shape(fresh))
+    # At least one update: an error that was measured elsewhere proves nothing here.
+    own = getattr(state, "status", status)
+    return params, state, jnp.where(status == Status.RUNNING, own, status)
+
+
+def _loop(solver, params, data, state, max_steps, tol, stop, record, options):
+    params, state, status = _first(solver, params, data, state)
     history = _rows(record, params, state, options.length)
     zero = jnp.zeros((), jnp.int32)
-    carry = params, state, verdict(params, state, tol, stop), zero, history
+    carry = params, state, status, zero, history
 
     def running(carry):
         _, _, status, steps, _ = carry
@@ -317,8 +352,7 @@ def unrolled_loop(solver, params, data, state, max_steps, tol, stop, record, len
     them, so that a generous `max_steps` costs nothing; the checkpoints stand outside of
     the branches, or what a branch reads would be saved once an update.
     """
-    if state is None:
-        state = begin(solver, params, data)
+    params, state, first = _first(solver, params, data, state)
     history = _rows(record, params, state, length)
     outer = max(1, int(np.ceil(np.sqrt(length))))
     inner = max(1, int(np.ceil(length / outer)))
@@ -326,7 +360,8 @@ def unrolled_loop(solver, params, data, state, max_steps, tol, stop, record, len
     def is_live(carry):
         params, state, steps, _ = jax.lax.stop_gradient(carry)
         running = verdict(params, state, tol, stop) == Status.RUNNING
-        return running & (steps < max_steps)
+        running = running | (steps == 0)
+        return running & (first == Status.RUNNING) & (steps < max_steps)
 
     @jax.checkpoint
     def one(carry, _):
@@ -354,5 +389,6 @@ def unrolled_loop(solver, params, data, state, max_steps, tol, stop, record, len
     carry = params, state, jnp.zeros((), jnp.int32), history
     (params, state, _, history), _ = jax.lax.scan(segment, carry, length=outer)
     status = ended(verdict(params, state, tol, stop))
+    status = jnp.where(first == Status.RUNNING, status, first)
     state, status, history = jax.lax.stop_gradient((state, status, history))
     return Solution(params, state, status, history)

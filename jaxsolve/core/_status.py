@@ -49,7 +49,7 @@ def status_of(state: Any, tol: chex.Array) -> chex.Array:
     that is not a number is divergence.
     """
     by_error = jnp.where(
-        state.error <= tol,
+        (state.error <= tol) & jnp.isfinite(state.error),
         as_status(Status.CONVERGED),
         jnp.where(
             jnp.isnan(state.error),

@@ -115,8 +115,9 @@ def as_schedule(value: optax.ScalarOrSchedule) -> optax.Schedule:
 
 
 def default_tol(tree: chex.ArrayTree) -> float:
-    """Returns the square root of the machine epsilon of `real_dtype(tree)`."""
-    return math.sqrt(float(jnp.finfo(real_dtype(tree)).eps))
+    """Returns the square root of the machine epsilon of the coarsest leaf."""
+    leaves = jax.tree.leaves(tree)
+    return math.sqrt(max(float(jnp.finfo(jnp.result_type(x)).eps) for x in leaves))
 
 
 def is_concrete(value) -> bool:
@@ -128,14 +129,46 @@ def as_tol(tol: chex.Numeric | None, params: chex.ArrayTree) -> chex.Array:
     """Validates a tolerance and gives it the dtype of scalars beside `params`."""
     if tol is None:
         tol = default_tol(params)
-    if isinstance(tol, jax.core.Tracer):
-        return tol.astype(real_dtype(params))
-    if np.ndim(tol) != 0 or not np.asarray(tol) >= 0:
+    is_real = _is_number(tol) and not jnp.issubdtype(
+        jnp.result_type(tol), jnp.complexfloating
+    )
+    if not is_real or (is_concrete(tol) and not 0 <= np.asarray(tol) < np.inf):
         raise ValueError(
-            f"tol must be one non-negative number, got {tol!r}; leave it out for the "
-            "default, or pass 0.0 to run until max_steps."
+            f"tol must be one non-negative, finite number, got {tol!r}; leave it out "
+            "for the default, or pass 0.0 to run until max_steps."
         )
+    if not is_concrete(tol):
+        return tol.astype(real_dtype(params))
     return np.asarray(tol, real_dtype(params))
+
+
+def _is_number(value) -> bool:
+    kinds = numbers.Number | np.ndarray | np.generic | jax.Array
+    return isinstance(value, kinds) and np.ndim(value) == 0
+
+
+def as_count(what: str, value: int, least: int) -> int:
+    """Checks a count that must be known: a Python integer, or what equals one."""
+    top = np.iinfo(np.int32).max
+    if not is_concrete(value):
+        raise ValueError(f"{what} must be a Python integer, got a traced value.")
+    whole = _is_number(value) and np.isreal(value) and value == np.round(value)
+    if not whole or not least <= value <= top:
+        raise ValueError(
+            f"{what} must be an integer between {least} and {top}, got {value!r}."
+        )
+    return int(value)
+
+
+def check_stepsize(stepsize) -> None:
+    """Raises a `ValueError` unless a stepsize, where known, is positive and finite."""
+    if stepsize is None or callable(stepsize) or not is_concrete(stepsize):
+        return
+    if not _is_number(stepsize) or not 0 < stepsize < np.inf:
+        raise ValueError(
+            f"stepsize must be one positive, finite number or a schedule, got "
+            f"{stepsize!r}."
+        )
 
 
 def as_params(params: chex.ArrayTree) -> chex.ArrayTree:

@@ -47,8 +47,10 @@ def workers(
     """Turns a per-worker solver into an ordinary solver of global arrays.
 
     The functions of `solver` see one worker's data and speak to the others by
-    collectives over `axis` (`jax.lax.psum` and its kin). The result is driven,
-    batched and differentiated from outside like any solver.
+    collectives over `axis` (`jax.lax.psum` and its kin), so it is a solver written for
+    this: one that averages gradients taken `per_worker`, say. The result is driven,
+    batched and differentiated from outside like any solver. An ordinary solver needs
+    none of this: run it under `jax.jit` on data sharded over a mesh.
 
     Args:
         solver: written for one worker.

@@ -34,7 +34,8 @@ def minimize(
     Solves :math:`\min_x f(x)`, or :math:`\min_{l \le x \le u} f(x)`: by L-BFGS, or by
     L-BFGS-B, which evaluates :math:`f` in the box only. The solution is differentiable
     in the data, in the bounds, and in what `fun` closes over. Called eagerly again with
-    the same function and new numbers it costs no new trace.
+    the same function and new numbers it costs no new trace: `fun` is traced once, as
+    under `jax.jit`, so what changes between calls belongs in `data`.
 
     Args:
         fun: :math:`f`, as ``fun(params, data) -> scalar``.
@@ -42,7 +43,8 @@ def minimize(
             into the box.
         data: whatever the problem depends on.
         bounds: a pair ``(lower, upper)``, each None, a number, or a tree like `x0`
-            whose leaves broadcast to those of `x0`. Infinite bounds are legal.
+            whose leaves broadcast to those of `x0`. Infinite bounds are legal. SciPy's
+            list of pairs is ``bounds=tuple(np.array(pairs, float).T)``.
         **options: of `jaxsolve.run`: ``max_steps``, ``tol``, ``derivative``, ``stop``,
             ``record``, ``progress``, ...
 

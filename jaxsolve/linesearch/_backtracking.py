@@ -28,7 +28,7 @@ def backtracking(
 
         \phi(t) \le \phi(0) + c_1 t \phi'(0)
 
-    or, where values no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
+    or, as values may no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
     10 \varepsilon |\phi(0)|` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)`. Otherwise
     the next trial is the minimum of the parabola through the values and the slope at
     zero, at least a tenth and at most half of the last; a tenth where the value is not
@@ -71,7 +71,7 @@ def backtracking(
         noise = rounding(search, approximate)
         finite = jnp.isfinite(value)
         sufficient = value <= zero[1] + decrease * t * zero[2]
-        level = value <= zero[1] + noise
+        level = (value <= zero[1] + noise) if approximate else sufficient
         gentle = slope <= (2 * decrease - 1) * zero[2]
         # Only the start itself may be accepted at zero, not an underflow.
         moves = (t > 0) | ~jnp.isfinite(zero[1])

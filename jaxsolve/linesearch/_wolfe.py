@@ -32,7 +32,7 @@ def wolfe(
         \phi(t) &\le \phi(0) + c_1 t \phi'(0) \\
         |\phi'(t)| &\le -c_2 \phi'(0)
 
-    or, where values no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
+    or, as values may no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
     10 \varepsilon |\phi(0)|` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)` in place of
     the first: Hager and Zhang's approximate condition, by which a solver reaches the
     floor of its precision. Before a minimum is bracketed the stepsize grows, up to
@@ -84,7 +84,7 @@ def wolfe(
         noise = rounding(search, approximate)
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
         sufficient = value <= zero[1] + decrease * t * zero[2]
-        level = value <= zero[1] + noise
+        level = (value <= zero[1] + noise) if approximate else sufficient
         flat = jnp.abs(slope) <= -curvature * zero[2]
         gentle = slope <= (2 * decrease - 1) * zero[2]
         accepted = finite & flat & (sufficient | (level & gentle))
@@ -108,7 +108,7 @@ def wolfe(
         narrow = bracketed & (width <= eps * jnp.maximum(new_high[0], new_low[0]))
         at_limit = ~bracketed & (t >= largest)
         over = ~accepted & ((trials >= max_trials) | narrow | at_limit)
-        failed = over & ~(new_low[0] > 0)
+        failed = over & (~(new_low[0] > 0) | (trials > max_trials + 1))
         arrived = over & good & (t == new_low[0])
         outcome = jnp.where(accepted, ACCEPTED, 0)
         unbounded = at_limit & (t >= max_stepsize)
@@ -123,11 +123,21 @@ def wolfe(
 
 
 def _cubic(a, b):
-    """The minimiser of the cubic through two trials; may be NaN."""
-    (ta, fa, da), (tb, fb, db) = a, b
+    """The minimiser of the cubic through two trials; NaN where there is none."""
+    # Masked before, not only after: an infinite end must leave no NaN derivative.
+    known = jnp.all(jnp.isfinite(a) & jnp.isfinite(b)) & (a[0] != b[0])
+    (ta, fa, da), (tb, fb, db) = (
+        jnp.where(known, end, z) for end, z in ((a, 0), (b, 1))
+    )
     d1 = da + db - 3 * (fa - fb) / (ta - tb)
-    d2 = jnp.sign(tb - ta) * jnp.sqrt(d1**2 - da * db)
-    return tb - (tb - ta) * (db + d2 - d1) / (db - da + 2 * d2)
+    square = d1**2 - da * db
+    known = known & (square >= 0)
+    d2 = jnp.sign(tb - ta) * jnp.sqrt(jnp.where(square > 0, square, 1))
+    d2 = jnp.where(square > 0, d2, 0)
+    below = db - da + 2 * d2
+    known = known & (below != 0)
+    step = (tb - ta) * (db + d2 - d1) / jnp.where(below != 0, below, 1)
+    return jnp.where(known, tb - step, jnp.nan)
 
 
 def _inside(low, high, trials):

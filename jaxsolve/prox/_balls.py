@@ -145,6 +145,7 @@ def project_l1_ball(x, radius):
         return x
     magnitude = jnp.abs(x)
     inside = jnp.sum(magnitude, -1, keepdims=True) < radius
+    inside = inside | jnp.isinf(radius)
     # What is computed for a point inside is not used; the zero keeps it finite.
     radius = jnp.where(inside, 0, radius)
     outside = jnp.sign(x) * _sets.project_simplex(magnitude, radius)

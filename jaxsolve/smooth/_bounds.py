@@ -37,10 +37,13 @@ def check_bounds(bounds: tuple[Any, Any], params: core.Params) -> tuple[Any, Any
     for low, high in zip(jax.tree.leaves(lower), jax.tree.leaves(upper), strict=True):
         if not (_known(low) and _known(high)):
             continue
-        if not np.all(np.asarray(low) <= np.asarray(high)):
+        low, high = np.asarray(low), np.asarray(high)
+        wrong = ~((low <= high) & (low < np.inf) & (high > -np.inf))
+        if np.any(wrong):
             raise ValueError(
-                "every lower bound must be at most its upper bound; "
-                f"{np.sum(~(np.asarray(low) <= np.asarray(high)))} cross or are NaN."
+                "every lower bound must be at most its upper bound, less than inf, and "
+                f"every upper one more than -inf; {np.sum(wrong)} cross, are NaN, or "
+                f"leave nothing in {low.dtype}."
             )
     return lower, upper
 
@@ -85,7 +88,9 @@ def _like(bound: Any, x: chex.Array, which: str):
             f"the {which} bound must broadcast to the shape {shape} of its leaf of "
             f"params, got shape {np.shape(bound)}."
         )
-    dtype = core.real_dtype(x)
+    # First in the leaf's own dtype, so that rounding params never leaves the box.
+    own, dtype = jnp.result_type(x), core.real_dtype(x)
     if _known(bound):  # stays known while tracing, so that crossed bounds are found
-        return np.broadcast_to(np.asarray(bound, dtype), shape)
-    return jnp.broadcast_to(jnp.asarray(bound, dtype), shape)
+        with np.errstate(over="ignore"):  # an overflow is refused by what follows
+            return np.broadcast_to(np.asarray(bound, own).astype(dtype), shape)
+    return jnp.broadcast_to(jnp.asarray(bound, own).astype(dtype), shape)

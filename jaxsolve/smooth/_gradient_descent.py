@@ -10,7 +10,7 @@ import optax
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, backtracking
-from jaxsolve.smooth._progress import Progress, judge, settle
+from jaxsolve.smooth._progress import Progress, evaluate, judge, settle
 
 
 class GradientDescentState(NamedTuple):
@@ -62,7 +62,8 @@ def gradient_descent(
         is :math:`\nabla f(x)`. On minibatches the error cannot stop a run.
 
     Raises:
-        ValueError: if both a stepsize and a search are given; while tracing, if the
+        ValueError: if both a stepsize and a search are given, or a stepsize that is not
+            positive and finite; while tracing, if the
             objective is not a real scalar.
 
     Examples:
@@ -79,6 +80,7 @@ def gradient_descent(
     """
     if stepsize is not None and search is not None:
         raise ValueError("give gradient_descent a stepsize or a search, not both.")
+    core.check_stepsize(stepsize)
     oracle = core.value_and_grad(fun)
 
     def residual(params, data=None):
@@ -114,10 +116,9 @@ def _stepped(oracle, schedule):
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        value, grad = oracle(unravel(x), data)
-        grad, _ = core.ravel(grad)
+        value, grad = evaluate(oracle, unravel(x), data)
         new_x = x - jnp.asarray(schedule(state.count), x.dtype) * grad
-        ok = jnp.isfinite(value) & jnp.all(jnp.isfinite(new_x))
+        ok = jnp.isfinite(value) & core.all_finite(unravel(new_x))
         new_x = jnp.where(ok, new_x, x)
         return unravel(new_x), state._replace(
             count=state.count + 1,
@@ -139,8 +140,7 @@ def _searched(oracle, search, patience):
         x, unravel = core.ravel_fine(params, state.point)
         moved = jnp.any(x != state.point)
         trial = x - jnp.where(moved, 0, state.search.stepsize) * state.grad
-        value, grad = oracle(unravel(trial), data)
-        grad, _ = core.ravel(grad)
+        value, grad = evaluate(oracle, unravel(trial), data)
         found = search.update(state.search, value, -grad @ state.grad)
         found = settle(found, moved, value)
 
@@ -157,7 +157,13 @@ def _searched(oracle, search, patience):
             bb = s @ y / jnp.where(curved, y @ y, 1)
             stepsize = jnp.where(curved, bb, longer)
             error, status, progress = judge(
-                state, found, new_value, new_grad, jnp.ones((), bool), patience
+                state,
+                found,
+                new_x,
+                new_value,
+                new_grad,
+                jnp.ones((), bool),
+                patience,
             )
             return GradientDescentState(
                 state.count + 1,

@@ -11,7 +11,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, wolfe
 from jaxsolve.smooth import _memory
 from jaxsolve.smooth._memory import Memory
-from jaxsolve.smooth._progress import Progress, judge, settle
+from jaxsolve.smooth._progress import Progress, evaluate, judge, settle
 
 
 class LBFGSState(NamedTuple):
@@ -51,9 +51,9 @@ def lbfgs(
         d^+ &= - H^+ \nabla f(x^+)
 
     with :math:`H` rebuilt from the last pairs, starting at :math:`\gamma I`,
-    :math:`\gamma = s^\top y / y^\top y`. Pairs without positive curvature are left out.
-    After a failed search the memory is emptied; a second failure in a row is a stall.
-    The memory takes 2m vectors like params. Params that were changed between two
+    :math:`\gamma = s^\top y / y^\top y`. Pairs without positive curvature have no
+    effect. After a failed search the memory is emptied; a second failure in a row is a
+    stall. The memory takes 2m vectors like params. Params that were changed between two
     updates, by another link of a chain, are evaluated and gone on from. The default for
     smooth problems.
 
@@ -116,8 +116,7 @@ def lbfgs(
         x, unravel = core.ravel_fine(params, state.point)
         moved = jnp.any(x != state.point)
         trial = x + jnp.where(moved, 0, state.search.stepsize) * state.direction
-        value, grad = oracle(unravel(trial), data)
-        grad, _ = core.ravel(grad)
+        value, grad = evaluate(oracle, unravel(trial), data)
         found = search.update(state.search, value, grad @ state.direction)
         found = settle(found, moved, value)
         s, y = trial - state.point, grad - state.grad
@@ -139,7 +138,13 @@ def lbfgs(
             short = 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1))
             stepsize = jnp.where(fresh, jnp.minimum(1, short), 1)
             error, status, progress = judge(
-                state, found, new_value, new_grad, state.memory.count == 0, patience
+                state,
+                found,
+                new_x,
+                new_value,
+                new_grad,
+                state.memory.count == 0,
+                patience,
             )
             return LBFGSState(
                 state.count + 1,

@@ -10,7 +10,7 @@ from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, wolfe
 from jaxsolve.smooth._bounds import Bounds, as_vectors
-from jaxsolve.smooth._progress import Progress, judge, settle
+from jaxsolve.smooth._progress import Progress, evaluate, judge, settle
 
 
 class LBFGSBState(NamedTuple):
@@ -70,10 +70,12 @@ def lbfgsb(
             after which the run has stalled.
 
     Returns:
-        A solver. Its error is :math:`\|P(x - g) - x\|_\infty` at params, its residual
-        :math:`x - P(x - g)`. Bounds that cross, found out at run time only, end it as
-        primal infeasible. Where a variable lies at a bound and its gradient is zero,
-        derivatives are those of holding it there.
+        A solver. Its error is the sup-norm at params of :math:`P(x - g) - x`, each
+        entry divided by the width of its box where that is less than one; its residual
+        is :math:`x - P(x - g)`. Bounds count in the dtype of their leaf; those that
+        cross, found out at run time only, end a run as primal infeasible. Where a
+        variable lies at a bound and its gradient is zero, derivatives are those of
+        holding it there.
 
     Raises:
         ValueError: if `memory` is not a positive integer; while tracing, if the bounds
@@ -102,11 +104,17 @@ def lbfgsb(
     oracle = core.value_and_grad(fun)
 
     def box(params, data):
-        return as_vectors(bounds(data) if callable(bounds) else bounds, params)
+        """The bounds, infinite where they make no sense, and whether all do."""
+        pair = bounds(data) if callable(bounds) else bounds
+        lower, upper = as_vectors(pair, params)
+        sane = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
+        lower, upper = jnp.where(sane, lower, -jnp.inf), jnp.where(sane, upper, jnp.inf)
+        return lower, upper, jnp.all(sane)
 
     def init(params, data=None):
         x, _ = core.ravel(params)
-        x = jnp.clip(x, *box(params, data))
+        lower, upper, _ = box(params, data)
+        x = jnp.clip(x, lower, upper)
         zero, inf = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
         return LBFGSBState(
             count=jnp.zeros((), jnp.int32),
@@ -125,15 +133,12 @@ def lbfgsb(
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        lower, upper = box(params, data)
-        lower, upper = lower.astype(x.dtype), upper.astype(x.dtype)
-        feasible = jnp.all(lower <= upper)
+        lower, upper, feasible = box(params, data)
         x = jnp.clip(x, lower, upper)
         moved = jnp.any(x != state.point)
         trial = x + jnp.where(moved, 0, state.search.stepsize) * state.direction
         trial = jnp.clip(trial, lower, upper)
-        value, grad = oracle(unravel(trial), data)
-        grad, _ = core.ravel(grad)
+        value, grad = evaluate(oracle, unravel(trial), data)
         found = search.update(state.search, value, grad @ state.direction)
         found = settle(found, moved, value)
 
@@ -146,12 +151,14 @@ def lbfgsb(
             kept, pairs, theta = _push(state, s, y, found.failed)
             p, fresh = _direction(new_x, new_grad, lower, upper, kept, pairs, theta)
             limit = _limit(new_x, p, lower, upper)
-            flat = jnp.linalg.norm(p)
-            short = 1 / jnp.where(flat > 0, flat, 1)
+            squared = p @ p
+            short = 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1))
             stepsize = jnp.where(fresh, jnp.minimum(1, short), 1)
-            optimal = jnp.clip(new_x - new_grad, lower, upper) - new_x
+            width = jnp.minimum(upper - lower, 1)
+            optimal = _projected(-new_grad, new_x, lower, upper)
+            optimal = optimal / jnp.where(width > 0, width, 1)
             error, status, progress = judge(
-                state, found, new_value, optimal, state.kept == 0, patience
+                state, found, new_x, new_value, optimal, state.kept == 0, patience
             )
             return LBFGSBState(
                 state.count + 1,
@@ -176,12 +183,17 @@ def lbfgsb(
 
     def residual(params, data=None):
         x, unravel = core.ravel(params)
-        lower, upper = box(params, data)
-        v = x - core.ravel(oracle(params, data)[1])[0]
-        held = jnp.where(v <= lower, lower, jnp.where(v >= upper, upper, v))
-        return unravel(x - held.astype(x.dtype))
+        lower, upper, _ = box(params, data)
+        grad, _ = core.ravel(oracle(params, data)[1])
+        return unravel(-_projected(-grad, x, lower, upper))
 
     return core.Solver(init, update, residual, core.implicit())
+
+
+def _projected(step, x, lower, upper):
+    """P(x + step) - x, without the rounding of x, and on a bound that of holding it."""
+    low, high = lower - x, upper - x
+    return jnp.where(step <= low, low, jnp.where(step >= high, high, step))
 
 
 def _push(state, s, y, failed):
@@ -200,11 +212,15 @@ def _push(state, s, y, failed):
 
 def _direction(x, g, lower, upper, kept, pairs, theta):
     """A step within the box, and whether it is a scaled gradient step only."""
-    cauchy = jnp.clip(x - g, lower, upper) - x
-    near = jnp.minimum(1e-3, jnp.max(jnp.abs(cauchy), initial=0))
+    cauchy = _projected(-g, x, lower, upper)
+    # In the metric of the Hessian's scale, or held variables step in arbitrary units.
+    scaled = -g / theta
+    reach = _projected(scaled, x, lower, upper)
+    near = jnp.minimum(1e-3, jnp.max(jnp.abs(reach), initial=0))
     pressed = ((x <= lower + near) & (g > 0)) | ((x >= upper - near) & (g < 0))
+    pressed = pressed & ((x + scaled <= lower) | (x + scaled >= upper))
     free = ~pressed & (lower < upper)
-    d = jnp.where(free, -_subspace_newton(g, free, kept, pairs, theta), -g)
+    d = jnp.where(free, -_subspace_newton(g, free, kept, pairs, theta), scaled)
     p = jnp.clip(x + d, lower, upper) - x
     slope = g @ p
     eps = float(jnp.finfo(x.dtype).eps)

@@ -83,7 +83,9 @@ def push(memory: Memory, s: chex.Array, y: chex.Array, forget: chex.Array) -> Me
         count=jnp.where(forget, 0, memory.count + good.astype(jnp.int32)),
         sy=jnp.where(fresh & good, sy, jnp.where(stale, 0, memory.sy)),
         inverse=jnp.where(fresh[None, :] & good, border[:, None], kept),
-        gamma=jnp.where(good, sy / jnp.where(good, yy, 1), memory.gamma),
+        gamma=jnp.where(
+            good, sy / jnp.where(good, yy, 1), jnp.where(forget, 1, memory.gamma)
+        ),
     )
 
 

@@ -478,9 +478,9 @@ def test_a_schedule_gives_the_stepsize():
 
 def test_static_mistakes_are_value_errors():
     make = composite.proximal_gradient
-    with pytest.raises(ValueError, match="stepsize must be positive"):
+    with pytest.raises(ValueError, match="stepsize must be one positive"):
         make(bowl, prox.l1(1.0), -0.1)
-    with pytest.raises(ValueError, match="stepsize must be positive"):
+    with pytest.raises(ValueError, match="stepsize must be one positive"):
         make(bowl, prox.l1(1.0), 0)
     with pytest.raises(ValueError, match="max_trials"):
         make(bowl, prox.l1(1.0), max_trials=0)

@@ -51,11 +51,11 @@ def test_stops_at_the_first_error_that_is_at_most_tol():
 
 
 def test_default_tol_is_the_square_root_of_epsilon(x64):
-    for dtype, count in ((jnp.float32, 12), (jnp.float64, 26), (jnp.bfloat16, 12)):
+    for dtype, count in ((jnp.float32, 12), (jnp.float64, 26), (jnp.bfloat16, 4)):
         solver = smooth.gradient_descent(square, 0.25)
         out = core.run(solver, jnp.zeros((), dtype), jnp.ones((), dtype))
         assert bool(out.converged)
-        assert out.state.error <= np.sqrt(jnp.finfo(out.state.error.dtype).eps)
+        assert float(out.state.error) <= np.sqrt(float(jnp.finfo(dtype).eps))
         assert abs(out.state.count - count) <= 2
 
 
@@ -345,19 +345,19 @@ def test_scan_refuses_batches_without_one_leading_axis(batches):
 
 @pytest.mark.parametrize("tol", [-1e-3, float("nan"), np.ones(2)])
 def test_tolerance_that_is_not_one_non_negative_number_is_refused(tol):
-    with pytest.raises(ValueError, match="tol must be one non-negative number"):
+    with pytest.raises(ValueError, match="tol must be one non-negative"):
         core.run(HALVING, ZERO, ONE, tol=tol)
 
 
 @pytest.mark.parametrize("max_steps", [-1, 2.5, np.array([1, 2])])
 def test_max_steps_that_is_no_count_is_refused(max_steps):
-    with pytest.raises(ValueError, match="max_steps must be a non-negative integer"):
+    with pytest.raises(ValueError, match="max_steps must be an integer"):
         core.run(HALVING, ZERO, ONE, max_steps=max_steps)
 
 
 @pytest.mark.parametrize("every", [0, -3])
 def test_check_every_below_one_is_refused(every):
-    with pytest.raises(ValueError, match="check_every must be at least 1"):
+    with pytest.raises(ValueError, match="check_every must be an integer"):
         core.run(HALVING, ZERO, ONE, check_every=every)
 
 
