@@ -71,10 +71,12 @@ def test_max_steps_counts_the_updates_of_this_call(max_steps):
     assert more.status == Status.MAX_STEPS
 
 
-def test_state_that_has_converged_takes_no_more_updates():
+def test_state_that_has_converged_is_looked_at_once_more():
     out = core.run(HALVING, ZERO, ONE, tol=0.1)
     again = core.run(HALVING, out.params, ONE, state=out.state, tol=0.1)
-    assert again.state.count == out.state.count and bool(again.converged)
+    assert again.state.count == out.state.count + 1 and bool(again.converged)
+    elsewhere = core.run(HALVING, out.params, 100 * ONE, state=out.state, max_steps=1)
+    assert not elsewhere.converged  # an old error proves nothing on new data
 
 
 def test_max_steps_and_tol_may_be_traced():
