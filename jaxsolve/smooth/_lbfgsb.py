@@ -137,7 +137,7 @@ def lbfgsb(
         x = jnp.clip(x, lower, upper)
         moved = jnp.any(x != state.point)
         trial = x + jnp.where(moved, 0, state.search.stepsize) * state.direction
-        trial = jnp.clip(trial, lower, upper)
+        trial = _onto(trial, lower, upper)
         value, grad = evaluate(oracle, unravel(trial), data)
         found = search.update(state.search, value, grad @ state.direction)
         found = settle(found, moved, value)
@@ -194,6 +194,15 @@ def _projected(step, x, lower, upper):
     """P(x + step) - x, without the rounding of x, and on a bound that of holding it."""
     low, high = lower - x, upper - x
     return jnp.where(step <= low, low, jnp.where(step >= high, high, step))
+
+
+def _onto(x, lower, upper):
+    """Projects onto the box, and onto a bound from within its rounding."""
+    eps = 4 * float(jnp.finfo(x.dtype).eps)
+    beside = lambda bound: jnp.abs(x - bound) <= eps * jnp.abs(bound)
+    x = jnp.where(beside(lower) & jnp.isfinite(lower), lower, x)
+    x = jnp.where(beside(upper) & jnp.isfinite(upper), upper, x)
+    return jnp.clip(x, lower, upper)
 
 
 def _push(state, s, y, failed):
