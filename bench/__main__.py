@@ -1,4 +1,4 @@
-"""`python -m bench smooth` or `core`: a ratio table, and JSON in bench/results."""
+"""`python -m bench <family>`: ratio tables, and JSON in bench/results."""
 
 import argparse
 import importlib
@@ -9,12 +9,14 @@ import jax
 
 from bench._harness import Options, environment, table, write
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results"
+FAMILIES = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("family", choices=("smooth", "core"))
+    parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("--quick", action="store_true", help="a tiny smoke run")
     parser.add_argument("--repeats", type=int, default=None, help="turns per row")
     parser.add_argument("--row", default=None, help="this row only")

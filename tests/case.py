@@ -1,7 +1,7 @@
 """What the conformance suite needs to know of a solver, so that it never asks its name.
 
-A room's `tests/<room>/cases.py` holds a tuple `CASES`, one `Case` or more for every
-public factory that returns a `Solver`. A case is a small problem (two or three
+The files `tests/<room>/cases*.py` each hold a tuple `CASES`, one `Case` or more for
+every public factory that returns a `Solver`. A case is a small problem (two or three
 unknowns) that is smooth in its data, with a known answer::
 
     def quartic(x, data):
@@ -271,8 +271,9 @@ def cast(tree, dtype):
 
 def all_cases() -> list[Case]:
     """Finds the cases of every room."""
-    paths = sorted(TESTS.glob("*/cases.py"))
-    modules = [importlib.import_module(f"tests.{p.parent.name}.cases") for p in paths]
+    paths = sorted(TESTS.glob("*/cases*.py"))
+    names = [f"tests.{path.parent.name}.{path.stem}" for path in paths]
+    modules = [importlib.import_module(name) for name in names]
     return [case for module in modules for case in module.CASES]
 
 
