@@ -1,6 +1,15 @@
 """Solvers inside JAX programs: init/update pairs that compile, batch, differentiate."""
 
-from jaxsolve import composite, core, doors, fixed_point, linesearch, prox, smooth
+from jaxsolve import (
+    composite,
+    core,
+    doors,
+    fixed_point,
+    linesearch,
+    prox,
+    smooth,
+    transforms,
+)
 from jaxsolve.core import (
     Solution,
     Solver,
@@ -12,7 +21,7 @@ from jaxsolve.core import (
     solve_batch,
     to_optax,
 )
-from jaxsolve.doors import minimize, solve_fixed_point
+from jaxsolve.doors import least_squares, minimize, root, solve_fixed_point
 
 __all__ = (
     "Solution",
@@ -24,14 +33,17 @@ __all__ = (
     "fixed_point",
     "from_optax",
     "iterate",
+    "least_squares",
     "linesearch",
     "minimize",
     "prox",
+    "root",
     "run",
     "scan",
     "smooth",
     "solve_batch",
     "solve_fixed_point",
     "to_optax",
+    "transforms",
 )
 __version__ = "0.1.0"

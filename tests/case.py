@@ -99,6 +99,8 @@ class Dicts(Form):
         return {"head": params}
 
     def unwrap(self, params):
+        if not isinstance(params, dict):  # of a solver with a structure of its own
+            return params
         if "tail" not in params:
             return params["head"]
         return jnp.concatenate([params["head"], params["tail"]["rest"]])

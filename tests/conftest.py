@@ -1,5 +1,6 @@
 """The strictest JAX there is, on eight host devices."""
 
+import gc
 import os
 
 # Before JAX makes its devices. Little optimisation: the suite compiles far more than
@@ -24,3 +25,16 @@ def x64():
     """Runs a test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+_TESTS = [0]
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    """Frees what was compiled, now and then: the suite would take many gigabytes."""
+    yield
+    _TESTS[0] += 1
+    if _TESTS[0] % 100 == 0:
+        jax.clear_caches()
+        gc.collect()

@@ -21,7 +21,7 @@ from jaxsolve.composite._forward_backward import (
 )
 from jaxsolve.composite._stepsize import Stepsize
 from jaxsolve.core import Status, as_status
-from jaxsolve.prox import Prox
+from jaxsolve.prox import Prox, resolve
 
 LANDED = 0  # the trial is the next anchor, whatever it is worth.
 CAREFUL = 1  # the trial is the candidate: it is accepted if the test holds there.
@@ -98,7 +98,8 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
             grad=core.where(anchored, grad, s.grad),
         )
         gentle = stepsize.eta * inner(bend, bend) <= inner(bend, step)
-        new, target = aim(new, new_x, new_t, anchored, anchored & gentle, reject)
+        here = resolve(prox, data)
+        new, target = aim(here, new, new_x, new_t, anchored, anchored & gentle, reject)
         landing = ~anchored & (accept | landed)
         target = core.where(landing, core.where(accept, z, new_x), target)
         new = new._replace(phase=jnp.where(landing, LANDED, new.phase))
@@ -107,20 +108,23 @@ def searched(objective, prox: Prox, accelerate, restart, max_trials):
         bottom = -(float(jnp.finfo(value.dtype).max) ** 0.5)
         lost = (landed & ~finite & (t == 1)) | (jnp.isfinite(value) & (value < bottom))
         still = accept & at_rounding(moves, s.candidate)
-        stalled = still | (stepsize.trials >= max_trials)
+        spent = stepsize.trials >= max_trials
+        stalled = still | spent
+        # No step has ever had an end: the prox has none, as of an empty set.
+        nowhere = spent & jnp.isinf(state.error) & ~core.all_finite(s.candidate)
         status = jnp.where(stalled, as_status(Status.STALLED), state.status)
         reach = mapping_error(moves, s.grad, s.anchor, eta)
         return narrow(new_x, params), state._replace(
             count=state.count + 1,
             error=jnp.where(accept, reach, state.error),
-            status=jnp.where(lost, as_status(Status.DIVERGED), status),
+            status=jnp.where(lost | nowhere, as_status(Status.DIVERGED), status),
             point=new_x,
             trial=target,
             momentum=new_t,
             search=new,
         )
 
-    def aim(s, x, t, anchored, gentle, reject):
+    def aim(prox, s, x, t, anchored, gentle, reject):
         """Finds the candidate from a new anchor or stepsize, and what to try first."""
         found = forward_backward(prox, s.anchor, s.grad, s.stepsize.eta)
         candidate = core.where(anchored | reject, found, s.candidate)

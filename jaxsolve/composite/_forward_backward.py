@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.prox import Prox
+from jaxsolve.prox import Prox, resolve
 
 
 def widen(params: core.Params) -> core.Params:
@@ -39,10 +39,14 @@ def follow(params: core.Params, point: core.Params) -> tuple[core.Params, chex.A
 
 
 def forward_backward(
-    prox: Prox, point: core.Params, grad: Any, stepsize: chex.Array
+    prox: Prox,
+    point: core.Params,
+    grad: Any,
+    stepsize: chex.Array,
+    data: core.Data = None,
 ) -> core.Params:
-    """Computes a gradient step from `point`, then the proximal one."""
-    moved = prox(core.axpy(-stepsize, grad, point), stepsize)
+    """Computes a gradient step from `point`, then the proximal one at `data`."""
+    moved = resolve(prox, data)(core.axpy(-stepsize, grad, point), stepsize)
     form = lambda tree: jax.tree.map(jnp.shape, tree)
     real = all(
         jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in jax.tree.leaves(moved)

@@ -79,8 +79,9 @@ def proximal_gradient(
         fun: :math:`f`, as ``fun(params, data) -> scalar``, smooth; convex for the
             rates. Infinite or NaN values outside a region make a search step back; with
             a given stepsize they end the run as diverged.
-        prox: of :math:`g`, as ``prox(params, stepsize) -> params``. It is shown leaves
-            of at least 32 bits.
+        prox: of :math:`g`, as ``prox(params, stepsize) -> params``, or made by
+            :func:`prox.of_data <jaxsolve.prox.of_data>`. It is shown leaves of at least
+            32 bits.
         stepsize: :math:`\eta > 0`, a scalar or a schedule of the update count, which
             must not increase if accelerated; searched for by default.
         accelerate: whether to extrapolate (FISTA).
@@ -88,9 +89,9 @@ def proximal_gradient(
         max_trials: how many times in a row a search may shrink before it has stalled.
 
     Returns:
-        A solver. Its error is :math:`\|x^+ - z\|_\infty / \eta` of the step that led to
-        params, its residual :math:`x - \operatorname{prox}_g(x - \nabla f(x))`. On
-        minibatches the error cannot stop a run.
+        A solver. Its error is :math:`\|x^+ - z\|_\infty / \min(\eta, 1)` of the step
+        that led to params, its residual :math:`x - \operatorname{prox}_g(x - \nabla
+        f(x))`. On minibatches the error cannot stop a run.
 
     Raises:
         ValueError: if `stepsize` or `max_trials` is not positive; while tracing, if the
@@ -134,7 +135,7 @@ def proximal_gradient(
 
     def residual(params, data=None):
         x, one = widen(params), core.real_scalar(1, params)
-        step = forward_backward(prox, x, oracle(params, data)[1], one)
+        step = forward_backward(prox, x, oracle(params, data)[1], one, data)
         return narrow(optax.tree.sub(x, step), params)
 
     if stepsize is None:
@@ -155,7 +156,7 @@ def _stepped(oracle, prox, schedule, accelerate, restart):
         value, grad = oracle(narrow(z, params), data)
         grad = widen(grad)
         eta = core.real_scalar(schedule(state.count), params)
-        new_x = forward_backward(prox, z, grad, eta)
+        new_x = forward_backward(prox, z, grad, eta, data)
         new_z, t, _ = extrapolate(x, new_x, z, state.momentum, 1, accelerate, restart)
         step = optax.tree.sub(new_x, z)
         bottom = -(float(jnp.finfo(value.dtype).max) ** 0.5)

@@ -1,6 +1,7 @@
 """The contract: solvers, runs, derivatives, batches, and the bridges to optax."""
 
 from jaxsolve.core._batch import solve_batch
+from jaxsolve.core._bounds import Bounds, check_bounds, ravel_bounds
 from jaxsolve.core._derivative import (
     Adjoint,
     Derivative,
@@ -8,6 +9,7 @@ from jaxsolve.core._derivative import (
     envelope,
     implicit,
     implicit_function,
+    of_inner,
     one_step,
     stop,
     truncated,
@@ -32,6 +34,7 @@ from jaxsolve.core._solver import (
     value_and_grad,
 )
 from jaxsolve.core._status import Status, as_status
+from jaxsolve.core._stop import l2_below
 from jaxsolve.core._tree import (
     all_finite,
     as_schedule,
@@ -48,6 +51,7 @@ from jaxsolve.core._workers import WorkersState, per_worker, workers
 
 __all__ = (
     "Adjoint",
+    "Bounds",
     "Data",
     "Derivative",
     "LinkState",
@@ -66,6 +70,7 @@ __all__ = (
     "as_schedule",
     "as_status",
     "axpy",
+    "check_bounds",
     "check_like",
     "check_stepsize",
     "envelope",
@@ -73,14 +78,17 @@ __all__ = (
     "implicit",
     "implicit_function",
     "iterate",
+    "l2_below",
     "memoise",
     "minibatch",
     "objective",
+    "of_inner",
     "once",
     "one_step",
     "per_worker",
     "plot_convergence",
     "ravel",
+    "ravel_bounds",
     "ravel_fine",
     "real_dtype",
     "real_scalar",

@@ -78,6 +78,7 @@ class _Implicit(Derivative):
     psd: bool = False
     symmetric: bool = False
     inexact: bool = False
+    further: Callable | None = None
 
     def attach(self, residual, params, data, ok):
         if residual is None:
@@ -102,6 +103,7 @@ def implicit(
     psd: bool = False,
     symmetric: bool = False,
     inexact: bool = False,
+    further: Callable | None = None,
 ) -> Derivative:
     r"""Differentiates a solution by the implicit function theorem.
 
@@ -132,6 +134,11 @@ def implicit(
         psd: whether the Jacobian is symmetric positive semi-definite.
         symmetric: whether the Jacobian is symmetric.
         inexact: whether runs that did not converge are differentiated as if they had.
+        further: what is unknown beside params, as ``further(state) -> tree``: for a
+            solver whose equations are those of params and multipliers, or of a
+            governing point. Its residual is one of the pair, ``residual((params,
+            further), data)``, and has its form. Rules given to `run` take over that of
+            the solver's own.
 
     Returns:
         A rule for ``run(..., derivative=rule)``.
@@ -150,7 +157,16 @@ def implicit(
         Krantz and Parks, `The Implicit Function Theorem
         <https://doi.org/10.1007/978-1-4614-5981-1>`_, 2003.
     """
-    return _Implicit(linear_solve, jacobian, psd, psd or symmetric, inexact)
+    symmetric = psd or symmetric
+    return _Implicit(linear_solve, jacobian, psd, symmetric, inexact, further)
+
+
+def of_inner(rule: Derivative | None) -> Derivative | None:
+    """The rule of a solver, for a wrapper whose state keeps the solver's as `inner`."""
+    further = getattr(rule, "further", None)
+    if further is None:
+        return rule
+    return dataclasses.replace(rule, further=lambda state: further(state.inner))
 
 
 def one_step() -> Derivative:
@@ -302,9 +318,10 @@ def adjoint(
 
     Args:
         residual: as ``residual(params, data)``; a solver's ``solver.residual``.
-        params: the solution.
+        params: the solution; the pair ``(params, further(state))`` of a solver whose
+            rule has a `further`.
         data: of the residual.
-        cotangent: like params.
+        cotangent: like params, or like that pair.
         derivative: an ``implicit`` rule, for its linear solver and structure.
         start: where the linear solve starts, such as the last ``solution``: a warm
             start saves products where problems change little.

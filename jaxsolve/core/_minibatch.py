@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from jaxsolve.core._derivative import of_inner
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._solver import Solver, check_solver
 from jaxsolve.core._status import Status, as_status
@@ -116,7 +117,7 @@ def minibatch(solver: Solver, sizes: Any, *, key: chex.PRNGKey) -> Solver:
             state.count + 1, error, status, inner, worst, new_key, orders, positions
         )
 
-    return Solver(init, update, solver.residual, solver.derivative)
+    return Solver(init, update, solver.residual, of_inner(solver.derivative))
 
 
 def _shuffled(key, n):

@@ -214,7 +214,12 @@ def attach_rule(rule, solver, solution, data, consts, tol, proved=True) -> Solut
     ok = is_solution(solution.status, solution.state, tol, solution.params, proved)
     if solver.residual is None:  # then no residual tells what was closed over
         data = (data, consts)
-    params = rule.attach(solver.residual, solution.params, data, ok)
+    further = getattr(solver.derivative, "further", None)
+    if further is None:
+        params = rule.attach(solver.residual, solution.params, data, ok)
+    else:  # the equations are those of a pair
+        unknowns = solution.params, jax.lax.stop_gradient(further(solution.state))
+        params, _ = rule.attach(solver.residual, unknowns, data, ok)
     return solution._replace(params=params)
 
 

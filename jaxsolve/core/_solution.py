@@ -30,32 +30,83 @@ class Solution(NamedTuple):
         """Whether the status is `Status.CONVERGED`: bool, of the shape of status."""
         return self.status == int(Status.CONVERGED)
 
-    def __repr__(self) -> str:
-        """Says how the run ended, after how many updates, with which error."""
-        leaves = jax.tree.leaves((self.params, self.state, self.status))
-        if not all(map(is_concrete, leaves)) or not isinstance(
-            self.status, jax.Array | np.ndarray | int
-        ):
-            return f"Solution(traced, params={self.params})"
-        status = np.asarray(self.status)
-        count = np.asarray(getattr(self.state, "count", -1))
-        error = np.asarray(getattr(self.state, "error", np.nan))
-        if status.ndim == 0:
-            head = (
-                f"{Status(int(status)).name.lower()} after {int(np.max(count))} "
-                f"updates, error {float(np.max(error)):.2e}"
+    @property
+    def error(self) -> chex.Array:
+        """The state's error, which the solver documents: what `tol` bounds."""
+        return self.state.error
+
+    @property
+    def value(self) -> chex.Array:
+        """The objective at params, of solvers that keep it.
+
+        Its derivative is zero, as the state's: differentiate ``fun(solution.params,
+        data)`` instead.
+        """
+        return self._of_state("value", "value")
+
+    @property
+    def count(self) -> chex.Array:
+        """The updates taken."""
+        return self.state.count
+
+    @property
+    def message(self) -> str:
+        """What the status means, in a sentence; of one solve, not of a batch."""
+        if not is_concrete(self.status) or np.ndim(self.status):
+            raise ValueError(
+                "a message is for one finished solve; of a traced or batched one read "
+                "`solution.status`."
             )
-        else:
-            ends = ", ".join(
-                f"{int(np.sum(status == value))} {Status(value).name.lower()}"
-                for value in np.unique(status)
+        return Status(int(self.status)).message
+
+    @property
+    def method(self) -> str | None:
+        """The algorithm that a door has chosen, by name; None of a plain run."""
+        return getattr(self.state, "name", None)
+
+    # The names that SciPy's users type.
+
+    @property
+    def x(self) -> Any:
+        """The params, by SciPy's name."""
+        return self.params
+
+    @property
+    def fun(self) -> chex.Array:
+        """The value, by SciPy's name; of `least_squares` and `root` it is a scalar."""
+        return self._of_state("value", "fun")
+
+    @property
+    def jac(self) -> chex.Array:
+        """The gradient at params, raveled, of solvers that keep it; SciPy's name."""
+        return self._of_state("grad", "jac")
+
+    @property
+    def nit(self) -> chex.Array:
+        """The updates taken, by SciPy's name."""
+        return self.count
+
+    @property
+    def nfev(self) -> chex.Array:
+        """The oracle calls: of most solvers one an update; SciPy's name."""
+        return getattr(self.state, "calls", self.count)
+
+    @property
+    def success(self) -> chex.Array:
+        """Whether it converged, by SciPy's name."""
+        return self.converged
+
+    def _by(self):
+        return "" if self.method is None else f" of {self.method}"
+
+    def _of_state(self, field, name):
+        found = getattr(self.state, field, None)
+        if found is None:
+            raise AttributeError(
+                f"this solution has no {name}, as {type(self.state).__name__} keeps no "
+                f"{field}; evaluate the function, or its gradient, at solution.params."
             )
-            head = (
-                f"{status.size} lanes: {ends or 'none'}; "
-                f"{_range(count, '{:.0f}')} updates, error up to "
-                f"{np.max(error, initial=0):.2e}"
-            )
-        return f"Solution({head}, params={_brief(self.params)})"
+        return found
 
 
 def _range(values, form):

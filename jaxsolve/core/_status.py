@@ -28,12 +28,16 @@ class Status(enum.IntEnum):
 _MESSAGES = {
     Status.RUNNING: "The run has not ended.",
     Status.CONVERGED: "The error fell below the tolerance.",
-    Status.STALLED: "No further progress is possible in this precision.",
+    Status.STALLED: (
+        "No further progress: at the limit of the precision, or of the method."
+    ),
     Status.MAX_STEPS: "max_steps updates were taken before the error was small enough.",
     Status.DIVERGED: "Values became infinite or not a number, or unbounded below.",
     Status.PRIMAL_INFEASIBLE: "No point satisfies the constraints.",
     Status.DUAL_INFEASIBLE: "The objective is unbounded on the feasible set.",
-    Status.BREAKDOWN: "A factorisation or a recursion broke down.",
+    Status.BREAKDOWN: (
+        "A factorisation or a recursion broke down, or a bracket has no sign change."
+    ),
 }
 
 

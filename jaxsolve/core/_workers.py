@@ -138,5 +138,8 @@ def workers(
     def residual(params, data):
         return spread(solver.residual, data, (place, 0), place)(params, data)
 
-    residual = None if solver.residual is None else residual
+    # Unknowns beside params are each worker's own: then no rule is defined.
+    own = getattr(solver.derivative, "further", None) is not None
+    if own or solver.residual is None:
+        return Solver(init, update, None, None if own else solver.derivative)
     return Solver(init, update, residual, solver.derivative)

@@ -156,6 +156,18 @@ def _optax(projection, normal, offset):
         full = lambda a, x: jnp.broadcast_to(a, x.shape)
         a = jax.tree.map(full, _leaves.like("normal", normal, wide), wide)
         b = jnp.asarray(offset, _leaves.working_dtype(wide))
-        return _leaves.narrow(projection(wide, a, b), params)
+        # Squares and products neither overflow nor underflow if the normal is near one,
+        # and large params are brought there. Powers of two round nothing.
+        per_normal, per_params = _per_top(a), _per_top(wide, least=2.0**50)
+        a = optax.tree.scale(per_normal, a)
+        near = optax.tree.scale(per_params, wide)
+        point = projection(near, a, b * per_normal * per_params)
+        return _leaves.narrow(optax.tree.scale(1 / per_params, point), params)
 
     return prox
+
+
+def _per_top(tree, least=0.0):
+    """A power of two that brings the largest entry near one, if it exceeds `least`."""
+    top = optax.tree.norm(tree, ord=jnp.inf)
+    return jnp.where(top > least, 1 / _leaves.power_of_two(top), 1).astype(top.dtype)

@@ -84,19 +84,21 @@ def l2_ball(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     """
     _leaves.check_at_least_zero(radius=radius)
 
-    def project(x, norm, r):
-        inside = norm < r
+    def project(x, norm, scale, r):
+        inside = (norm < r * scale) | jnp.isinf(r)
         # The radius of a point inside is masked as well: were it infinite, zero times
         # infinity would make the transposed derivative NaN.
         r = jnp.where(inside, 0, r)
-        return jnp.where(inside, x, _leaves.over_norm(r, norm) * x)
+        return jnp.where(inside, x, _leaves.over_norm(r, norm) * (scale * x))
 
     def prox(params, stepsize=1.0):
         del stepsize
+        norm, scale = _leaves.norms(params, axis)
         return _leaves.leafwise(
             project,
             params,
-            norm=_leaves.norms(params, axis),
+            norm=norm,
+            scale=scale,
             radius=_leaves.per_group("radius", radius, params, axis),
         )
 

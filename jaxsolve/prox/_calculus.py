@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve.core import memoise
-from jaxsolve.prox import _leaves
+from jaxsolve.prox import _leaves, _of_data
 from jaxsolve.prox._prox import Prox
 
 
 @memoise
+@_of_data.lifted
 def conjugate(prox: Prox) -> Prox:
     r"""Make the proximal operator of the convex conjugate.
 
@@ -52,6 +53,7 @@ def conjugate(prox: Prox) -> Prox:
 
 
 @memoise
+@_of_data.lifted
 def scale(prox: Prox, weight: chex.ArrayTree) -> Prox:
     r"""Weigh a function: make the proximal operator of :math:`w g`.
 
@@ -84,6 +86,7 @@ def scale(prox: Prox, weight: chex.ArrayTree) -> Prox:
 
 
 @memoise
+@_of_data.lifted
 def translate(prox: Prox, shift: chex.ArrayTree) -> Prox:
     r"""Move a function: make the proximal operator of :math:`g(x - s)`.
 
@@ -119,6 +122,7 @@ def translate(prox: Prox, shift: chex.ArrayTree) -> Prox:
 
 
 @memoise
+@_of_data.lifted
 def scale_argument(prox: Prox, factor: chex.Numeric) -> Prox:
     r"""Stretch a function: make the proximal operator of :math:`g(c x)`.
 
@@ -162,6 +166,7 @@ def scale_argument(prox: Prox, factor: chex.Numeric) -> Prox:
 
 
 @memoise
+@_of_data.lifted
 def add_quadratic(prox: Prox, weight: chex.Numeric) -> Prox:
     r"""Make a function strongly convex: add :math:`\tfrac{w}{2} \|x\|_2^2` to it.
 
@@ -199,6 +204,48 @@ def add_quadratic(prox: Prox, weight: chex.Numeric) -> Prox:
 
 
 @memoise
+@_of_data.lifted
+def add_linear(prox: Prox, slope: chex.ArrayTree) -> Prox:
+    r"""Tilt a function: add :math:`\langle a, x \rangle` to it.
+
+    .. math::
+
+        \operatorname{prox}_{t (g + \langle a, \cdot \rangle)}(x)
+        = \operatorname{prox}_{t g}(x - t a)
+
+    With the orthant it is the 1-norm of what may not be negative.
+
+    Args:
+        prox: of :math:`g`.
+        slope: :math:`a`, a scalar, an array that broadcasts to every leaf, or a pytree
+            like params.
+
+    Returns:
+        A proximal operator.
+
+    Raises:
+        ValueError: if the slope does not fit params.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import prox
+        >>> prox.add_linear(prox.non_negative(), 1.0)(jnp.array([3.0, 0.5, -2.0]))
+        Array([2., 0., 0.], dtype=float32)
+    """
+
+    def tilted_prox(params, stepsize=1.0):
+        wide = _leaves.widen(params)
+        t = _stepsize(stepsize, wide)
+        point = _leaves.leafwise(
+            lambda x, t, a: x - t * a, wide, stepsize=t, slope=slope
+        )
+        return _leaves.narrow(prox(point, t), params)
+
+    return tilted_prox
+
+
+@memoise
+@_of_data.lifted
 def separable_sum(proxes: chex.ArrayTree) -> Prox:
     r"""Give each part of params its own proximal operator.
 

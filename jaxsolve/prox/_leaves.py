@@ -7,7 +7,7 @@ leaf, or a pytree like params; it is cast to the dtype in which its leaf is comp
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import chex
@@ -148,13 +148,22 @@ def leafwise(
 
 
 def groupwise(
-    fun: Callable, params: chex.ArrayTree, axis: Axis, **numbers: chex.ArrayTree
+    fun: Callable,
+    params: chex.ArrayTree,
+    axis: Axis,
+    entries: Mapping[str, chex.ArrayTree] | None = None,
+    **numbers: chex.ArrayTree,
 ) -> chex.ArrayTree:
-    """Map `fun(x, *numbers)`, which works along the last axis, over the groups."""
+    """Map `fun(x, *entries, *numbers)` over the groups, each a last axis.
+
+    Of `entries` every entry of params has its own, of `numbers` every group.
+    """
+    entries = {k: _of_entries(k, v, params) for k, v in (entries or {}).items()}
     if axis is None:
         vector, unravel = ravel(params)
+        each = [ravel(v)[0].astype(vector.dtype) for v in entries.values()]
         values = [per_group(k, v, vector, axis) for k, v in numbers.items()]
-        return unravel(fun(vector, *values))
+        return unravel(fun(vector, *each, *values))
 
     def apply(x, *values):
         axes = axes_of(x, axis)
@@ -169,28 +178,53 @@ def groupwise(
         return jnp.moveaxis(new.reshape(jnp.moveaxis(x, axes, last).shape), last, axes)
 
     numbers = {k: per_group(k, v, params, axis) for k, v in numbers.items()}
-    return leafwise(apply, params, **numbers)
+    return leafwise(apply, params, **entries, **numbers)
 
 
-def norms(params: chex.ArrayTree, axis: Axis) -> chex.ArrayTree:
-    """The 2-norm of every group, as a number to give to `leafwise`.
+def _of_entries(name, value, params):
+    """The number `value` for every entry: broadcast to every leaf."""
+    params = real(params)
+    spread = lambda x, number: jnp.broadcast_to(number, x.shape)
+    return jax.tree.map(spread, params, like(name, value, params))
 
-    It neither overflows nor underflows, and its derivative at zero is zero, not NaN.
+
+def norms(params: chex.ArrayTree, axis: Axis) -> tuple[chex.ArrayTree, chex.ArrayTree]:
+    """The 2-norm of every group times a scale, and the scale: numbers for `leafwise`.
+
+    The scale is one, but for entries so large that their norm might overflow: there it
+    brings them near one. The norm does not underflow either, and its derivative at zero
+    is zero, not NaN.
     """
 
     def norm(leaves, axes, keepdims):
         tops = [jnp.max(jnp.abs(x), axes, keepdims=keepdims, initial=0) for x in leaves]
         top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, tops))
-        unit = jnp.where((top > 0) & (top < jnp.inf), top, 1)
-        squares = [jnp.sum((x / unit) ** 2, axes, keepdims=keepdims) for x in leaves]
-        total = functools.reduce(jnp.add, squares)
+        room = 8 * math.sqrt(sum(x.size for x in leaves) + 1)
+        large = top > float(jnp.finfo(top.dtype).max) / room
+        scale = jnp.where(large, 1 / power_of_two(top), 1).astype(top.dtype)
+        unit = jnp.where((top > 0) & (top < jnp.inf), top * scale, 1)
+        parts = [x * scale / unit for x in leaves]
+        total = sum(jnp.sum(x**2, axes, keepdims=keepdims) for x in parts)
         root = jnp.sqrt(jnp.where(total == 0, 1, total))
-        return jnp.where(total == 0, 0, unit * root)
+        return jnp.where(total == 0, 0, unit * root), scale
 
     wide = widen(params)
     if axis is None:
         return norm(jax.tree.leaves(wide) or [jnp.zeros(())], None, False)
-    return jax.tree.map(lambda x: norm([x], axes_of(x, axis), True), wide)
+    pairs = jax.tree.map(lambda x: norm([x], axes_of(x, axis), True), wide)
+    pick = lambda i: jax.tree.map(lambda _, pair: pair[i], wide, pairs)
+    return pick(0), pick(1)
+
+
+def power_of_two(x: chex.Array) -> chex.Array:
+    """A power of two near a positive number, a constant; one if it is zero.
+
+    Neither it nor its reciprocal is a subnormal number, which XLA takes for zero.
+    """
+    x, info = jax.lax.stop_gradient(x), jnp.finfo(x.dtype)
+    _, exponent = jnp.frexp(jnp.where((x > 0) & (x < jnp.inf), x, 1))
+    exponent = jnp.clip(exponent - 1, int(info.minexp) + 1, int(info.maxexp) - 3)
+    return jnp.ldexp(jnp.ones_like(x), exponent)
 
 
 @jax.custom_jvp

@@ -167,19 +167,22 @@ def group_lasso(weight: chex.ArrayTree, *, axis: _leaves.Axis = None) -> Prox:
     """
     _leaves.check_at_least_zero(weight=weight)
 
-    def shrink(x, norm, t, w):
-        shrunk = norm < t * w
+    def shrink(x, norm, scale, t, w):
+        threshold = t * scale * w
+        shrunk = norm < threshold
         # The threshold of a group that vanishes is masked as well: were it infinite,
         # zero times infinity would make the transposed derivative NaN.
-        threshold = jnp.where(shrunk, 0, t * w)
+        threshold = jnp.where(shrunk, 0, threshold)
         factor = 1 - _leaves.over_norm(threshold, norm)
         return jnp.where(shrunk, 0, factor * x)
 
     def prox(params, stepsize=1.0):
+        norm, scale = _leaves.norms(params, axis)
         return _leaves.leafwise(
             shrink,
             params,
-            norm=_leaves.norms(params, axis),
+            norm=norm,
+            scale=scale,
             stepsize=_leaves.per_group("stepsize", stepsize, params, axis),
             weight=_leaves.per_group("weight", weight, params, axis),
         )

@@ -51,7 +51,7 @@ def box(lower: chex.ArrayTree, upper: chex.ArrayTree) -> Prox:
         >>> prox.box(-1.0, jnp.array([2.0, jnp.inf]))(jnp.array([3.0, 3.0]))
         Array([2., 3.], dtype=float32)
     """
-    _check_order(lower, upper)
+    check_order(lower, upper)
 
     def prox(params, stepsize=1.0):
         del stepsize
@@ -136,7 +136,7 @@ def simplex(radius: chex.ArrayTree = 1.0, *, axis: _leaves.Axis = None) -> Prox:
     return prox
 
 
-def _check_order(lower, upper):
+def check_order(lower, upper):
     if jax.tree.structure(lower) != jax.tree.structure(upper):
         if _leaves.is_leaf(lower):
             lower = jax.tree.map(lambda _: lower, upper)
@@ -193,13 +193,35 @@ def _threshold(x, radius):
     return (jnp.sum(jnp.where(support, x, 0), -1, keepdims=True) - radius) / count
 
 
-def project_simplex(x, radius):
-    """Project every last axis of `x` onto the simplex."""
+def check_group(x):
+    """Refuse groups without entries, of which no simplex is made."""
     if x.shape[-1] == 0:
         raise ValueError(
             "params must have at least one entry to lie in a simplex, but a group is "
             "empty: leave it out with prox.separable_sum."
         )
+
+
+def project_simplex(x, radius):
+    """Project every last axis of `x` onto the simplex."""
+    check_group(x)
     # The simplex does not see a common shift, and small numbers are summed exactly.
-    x = x - jax.lax.stop_gradient(jnp.max(x, -1, keepdims=True))
+    x = _below_largest(x)
     return jax.nn.relu(x - _threshold(x, radius))
+
+
+@jax.custom_jvp
+def _below_largest(x):
+    """`x` less its largest entry along the last axis, which is taken for constant."""
+    top = jnp.max(x, -1, keepdims=True)
+    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    first = place == jnp.argmax(x, -1, keepdims=True).astype(jnp.int32)
+    # Zero by decree: where x is a product, a compiler may fuse it with the difference,
+    # which is then what rounding took from the product, and no longer zero.
+    largest = ((x == top) | first) & jnp.isfinite(top)
+    return jnp.where(largest, 0, jnp.minimum(x - top, 0))
+
+
+@_below_largest.defjvp
+def _below_largest_jvp(primals, tangents):
+    return _below_largest(*primals), tangents[0]

@@ -130,12 +130,13 @@ def lbfgs(
             new_grad = jnp.where(ok, grad, state.grad)
             kept = _memory.push(written, s, y, found.failed)
             direction = _memory.apply(kept, new_grad)
-            slope, squared = -new_grad @ direction, new_grad @ new_grad
-            descends = slope < 0
-            direction = jnp.where(descends, -direction, -new_grad)
-            slope = jnp.where(descends, slope, -squared)
+            slope = -new_grad @ direction
+            descends = (slope < 0) & jnp.isfinite(slope)
+            steepest, length = _shortened(new_grad)
+            direction = jnp.where(descends, -direction, -steepest)
+            slope = jnp.where(descends, slope, -new_grad @ steepest)
             fresh = (kept.count == 0) | ~descends
-            short = 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1))
+            short = 1 / jnp.where(length > 0, length, 1)
             stepsize = jnp.where(fresh, jnp.minimum(1, short), 1)
             error, status, progress = judge(
                 state,
@@ -172,3 +173,11 @@ def lbfgs(
         return oracle(params, data)[1]
 
     return core.Solver(init, update, residual, core.implicit(psd=True))
+
+
+def _shortened(grad):
+    """The gradient, divided by its size where its square overflows, and its norm."""
+    size = jnp.max(jnp.abs(grad), initial=0)
+    large = size > float(jnp.finfo(grad.dtype).max) ** 0.4
+    steepest = grad / jnp.where(large, size, 1)
+    return steepest, jnp.sqrt(steepest @ steepest)

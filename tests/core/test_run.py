@@ -447,3 +447,17 @@ def test_weakly_typed_and_numpy_starts_are_taken():
     for start in (0.0, np.float32(0), np.zeros(()), ZERO):
         out = core.run(HALVING, start, 1.0)
         assert out.params.dtype == jnp.float32 and not out.params.weak_type
+
+
+def test_the_euclidean_stop_rule_has_the_meaning_of_jaxopts_tolerance():
+    fun = lambda x, data: jnp.sum((x - data) ** 4)
+    stop = core.l2_below(1e-2)
+    out = core.run(smooth.lbfgs(fun), jnp.zeros(3), 2.0, tol=0.0, stop=stop)
+    tight = core.run(smooth.lbfgs(fun), jnp.zeros(3), 2.0)
+    assert out.converged and 0 < jnp.linalg.norm(out.jac) <= 1e-2
+    assert out.count < tight.count
+    stepped = smooth.gradient_descent(lambda x, data: jnp.sum((x - data) ** 2), 0.1)
+    out = core.run(stepped, jnp.zeros(4), 2.0, tol=0.0, stop=stop)
+    assert 2 * out.error <= 1e-2
+    with pytest.raises(ValueError, match="positive"):
+        core.l2_below(0.0)

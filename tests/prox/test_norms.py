@@ -76,6 +76,15 @@ def test_group_lasso_neither_overflows_nor_underflows(size):
     np.testing.assert_allclose(jax.jit(jax.jacrev(operator))(x), expected, rtol=1e-5)
 
 
+def test_group_lasso_works_up_to_the_largest_number():
+    x = jnp.array([3.0, -2.0, 1e-37]) * 1e38
+    norm = np.sqrt(13.0)
+    for weight in (1.0, 2.5):
+        out = np.asarray(prox.group_lasso(weight * 1e38)(x), np.float64)
+        expected = (1 - weight / norm) * np.array([3.0, -2.0, 1e-37])
+        np.testing.assert_allclose(out / 1e38, expected, rtol=1e-5)
+
+
 def test_numbers_may_be_arrays_or_trees():
     params = {"a": jnp.ones((2, 3)), "b": (jnp.ones(3),)}
     weight = {"a": np.array([[0.1], [0.2]]), "b": (0.3,)}

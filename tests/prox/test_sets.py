@@ -114,6 +114,28 @@ def test_l2_ball_neither_overflows_nor_underflows(size):
     np.testing.assert_allclose(jax.jit(jax.jacrev(operator))(x), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("radius", [1e-20, 1.0, 2e38, 3.3e38])
+def test_l2_ball_works_up_to_the_largest_number(radius):
+    x, operator = np.array([3e38, -2e38, 0.0], np.float32), prox.l2_ball(radius)
+    expected = radius / np.sqrt(13) * np.array([3, -2, 0])
+    np.testing.assert_allclose(operator(x), expected, rtol=1e-5)
+    slope = jax.jacrev(prox.l2_ball(1e38))(jnp.asarray(x))
+    np.testing.assert_allclose(slope[2, 2], 1 / np.sqrt(13), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e38])
+def test_planes_of_any_normal_at_any_point(size):
+    x = np.array([3.0, -2.0, 1.0]) * size
+    plane = jax.jit(lambda x, a: prox.hyperplane(a, 0.0)(x))
+    half = jax.jit(lambda x, a: prox.halfspace(jnp.stack([a, 0 * a, 0 * a]), 0.0)(x))
+    for normal in (1e-30, 1.0, 3e38):
+        args = x.astype(np.float32), np.float32(normal)
+        out = np.asarray(plane(*args), np.float64)
+        np.testing.assert_allclose(out / size, [7 / 3, -8 / 3, 1 / 3], rtol=1e-5)
+        out = np.asarray(half(*args), np.float64)
+        np.testing.assert_allclose(out / size, [0, -2, 1], atol=1e-5)
+
+
 def test_box_keeps_infinite_bounds_and_nan():
     lower = jnp.array([-jnp.inf, 0.0, jnp.nan, 0.0])
     out = prox.box(lower, np.inf)(jnp.array([-9.0, -9.0, -9.0, jnp.nan]))
@@ -224,3 +246,15 @@ def test_hyperplane_is_the_affine_set_of_one_equation():
     beyond = X - prox.hyperplane(normal, 0.7)(X)
     expected = one(X) if beyond @ normal > 0 else X
     np.testing.assert_allclose(prox.halfspace(normal, 0.7)(X), expected, atol=1e-6)
+
+
+def test_simplex_holds_the_largest_entry_of_a_product_that_a_compiler_fuses():
+    project = jax.jit(lambda s, z: prox.simplex()(z * s))
+    for size in (1e15, 1e25):
+        out = project(size, jnp.array([3.0, 0.5, -1.0, 2.0]))
+        np.testing.assert_array_equal(out, [1, 0, 0, 0])
+    out = project(1e25, jnp.array([3.0, 0.5, 3.0, 2.0]))
+    np.testing.assert_array_equal(out, [0.5, 0, 0.5, 0])
+    derivative = jax.jacobian(prox.simplex())(jnp.array([0.5, 0.4, -3.0]))
+    expected = [[0.5, -0.5, 0], [-0.5, 0.5, 0], [0, 0, 0]]
+    np.testing.assert_allclose(derivative, expected, atol=1e-6)
