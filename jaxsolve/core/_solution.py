@@ -99,6 +99,36 @@ class Solution(NamedTuple):
     def _by(self):
         return "" if self.method is None else f" of {self.method}"
 
+    def __repr__(self) -> str:
+        """Says how the run ended, after how many updates, with which error."""
+        leaves = jax.tree.leaves((self.params, self.state, self.status))
+        if not all(map(is_concrete, leaves)) or not isinstance(
+            self.status, jax.Array | np.ndarray | int
+        ):
+            return f"Solution(traced, params={self.params})"
+        status = np.asarray(self.status)
+        count = np.asarray(getattr(self.state, "count", -1))
+        error = np.asarray(getattr(self.state, "error", np.nan))
+        if status.ndim == 0:
+            head = (
+                f"{Status(int(status)).name.lower()} after {int(np.max(count))} "
+                f"updates{self._by()}, error {float(np.max(error)):.2e}"
+            )
+        else:
+            ends = ", ".join(
+                f"{int(np.sum(status == value))} {Status(value).name.lower()}"
+                for value in np.unique(status)
+            )
+            head = (
+                f"{status.size} lanes: {ends or 'none'}; "
+                f"{_range(count, '{:.0f}')} updates, error up to "
+                f"{np.max(error, initial=0):.2e}"
+            )
+        return f"Solution({head}, params={_brief(self.params)})"
+
+    def _by(self):
+        return "" if self.method is None else f" of {self.method}"
+
     def _of_state(self, field, name):
         found = getattr(self.state, field, None)
         if found is None:
