@@ -25,9 +25,10 @@ CASES = (
     ),
     Case(
         factory="smooth.nonlinear_cg",
-        make=lambda form: smooth.nonlinear_cg(form.function(tilted)),
+        make=lambda form: smooth.nonlinear_cg(form.function(quartic)),
         params=np.zeros(3),
         data=DATA,
+        solution=lambda data: data["center"],
     ),
     Case(
         factory="smooth.nonlinear_cg",
