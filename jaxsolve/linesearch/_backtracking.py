@@ -8,7 +8,7 @@ from jaxsolve.linesearch._search import (
     FAILED,
     LineSearch,
     Search,
-    rounding,
+    observed_noise,
     start,
 )
 
@@ -29,8 +29,8 @@ def backtracking(
         \phi(t) \le \phi(0) + c_1 t \phi'(0)
 
     or, as values may no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
-    10 \varepsilon |\phi(0)|` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)`. Otherwise
-    the next trial is the minimum of the parabola through the values and the slope at
+    \nu` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)`, with the noise :math:`\nu` of
+    `wolfe`. Otherwise the next trial is the minimum of the parabola through the values and the slope at
     zero, at least a tenth and at most half of the last; a tenth where the value is not
     finite. The stepsize never grows: whoever embeds the search begins each one with a
     larger stepsize than the last accepted.
@@ -68,7 +68,7 @@ def backtracking(
     def update(search, value, slope):
         t = search.stepsize
         zero, low, high = search.ends
-        noise = rounding(search, approximate)
+        noise = observed_noise(search, value, slope, approximate)
         finite = jnp.isfinite(value)
         sufficient = value <= zero[1] + decrease * t * zero[2]
         level = (value <= zero[1] + noise) if approximate else sufficient
@@ -89,6 +89,6 @@ def backtracking(
         low, high = jnp.where(accepted, trial, low), jnp.where(accepted, high, trial)
         stepsize = jnp.where(outcome > 0, t, shrunk)
         ends = jnp.stack([zero, low, high])
-        return Search(stepsize, outcome, trials, search.limit, ends)
+        return Search(stepsize, outcome, trials, search.limit, ends, noise)
 
     return LineSearch(start, update)

@@ -22,6 +22,7 @@ class Search(NamedTuple):
     trials: chex.Array  # (), int32: stepsizes tried.
     limit: chex.Array  # (), real: no stepsize is larger.
     ends: chex.Array  # (3, 3), real: stepsize, value and slope at zero, low and high.
+    noise: chex.Array  # (), real: the error of values, as far as it has shown.
 
     @property
     def done(self) -> chex.Array:
@@ -83,13 +84,30 @@ def start(
         trials=count,
         limit=jnp.asarray(limit, value.dtype),
         ends=jnp.stack([here, here, jnp.stack([inf, inf, zero])]),
+        noise=jnp.where(jnp.isfinite(value), 10 * _eps(value) * jnp.abs(value), 0),
     )
 
 
-def rounding(search: Search, enabled: bool) -> chex.Array:
-    """The rounding error of the objective near zero: what values cannot resolve."""
-    value = search.value
+def observed_noise(
+    search: Search, value: chex.Array, slope: chex.Array, enabled: bool
+) -> chex.Array:
+    """The error of values, from a trial whose slope is nearly the first one.
+
+    Values are rounded as their largest terms are, and these may cancel. Between like
+    slopes the objective falls by their mean: what it does instead is noise, as long as
+    that is a small part of the value.
+    """
     if not enabled:
         return jnp.zeros_like(value)
-    noise = 10 * float(jnp.finfo(value.dtype).eps) * jnp.abs(value)
-    return jnp.where(jnp.isfinite(noise), noise, 0)
+    t, (_, first, steep) = search.stepsize, search.ends[0]
+    change = value - first
+    like = jnp.abs(slope - steep) <= 0.5 * jnp.abs(steep)
+    small = jnp.abs(change) <= _eps(value) ** 0.5 * jnp.abs(first)
+    doubt = 2 * jnp.abs(change - 0.5 * t * (slope + steep))
+    shown = like & small & jnp.isfinite(doubt)
+    return jnp.where(shown, jnp.maximum(search.noise, doubt), search.noise)
+
+
+def _eps(value):
+    """The unit roundoff of a value's dtype."""
+    return float(jnp.finfo(value.dtype).eps)

@@ -9,7 +9,7 @@ from jaxsolve.linesearch._search import (
     UNBOUNDED,
     LineSearch,
     Search,
-    rounding,
+    observed_noise,
     start,
 )
 
@@ -33,9 +33,11 @@ def wolfe(
         |\phi'(t)| &\le -c_2 \phi'(0)
 
     or, as values may no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
-    10 \varepsilon |\phi(0)|` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)` in place of
-    the first: Hager and Zhang's approximate condition, by which a solver reaches the
-    floor of its precision. Before a minimum is bracketed the stepsize grows, up to
+    \nu` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)` in place of the first: Hager and
+    Zhang's approximate condition, by which a solver reaches the floor of its precision.
+    The noise :math:`\nu` is :math:`10 \varepsilon |\phi(0)|`, or twice what a trial
+    with a slope like :math:`\phi'(0)` was off the line between, where that is at most
+    :math:`\sqrt\varepsilon |\phi(0)|`: terms that cancel are rounded more. Before a minimum is bracketed the stepsize grows, up to
     tenfold a trial; then it is the minimum of a cubic, kept inside the bracket, every
     third time its middle. A trial with an infinite value shrinks the bracket.
 
@@ -81,7 +83,7 @@ def wolfe(
     def update(search, value, slope):
         t = search.stepsize
         zero, low, high = search.ends
-        noise = rounding(search, approximate)
+        noise = observed_noise(search, value, slope, approximate)
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
         sufficient = value <= zero[1] + decrease * t * zero[2]
         level = (value <= zero[1] + noise) if approximate else sufficient
@@ -117,7 +119,7 @@ def wolfe(
         proposal = jnp.where(over, new_low[0], jnp.where(bracketed, inside, outside))
         stepsize = jnp.where(outcome > 0, t, proposal)
         ends = jnp.stack([zero, new_low, new_high])
-        return Search(stepsize, outcome, trials, search.limit, ends)
+        return Search(stepsize, outcome, trials, search.limit, ends, noise)
 
     return LineSearch(start, update)
 

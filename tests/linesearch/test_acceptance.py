@@ -47,3 +47,15 @@ def test_rise_above_rounding_is_never_accepted(factory, x64):
         return (1 + rise, -1e-15) if t == 1 else (1 - 1e-13 * t, -5e-14)
 
     assert accepted(factory(), phi, 1.0) != 1.0
+
+
+@pytest.mark.parametrize("factory", [linesearch.wolfe, linesearch.backtracking])
+def test_value_whose_terms_cancel_is_noisier_than_its_own_rounding(factory):
+    """Off by thousandfold its unit roundoff: only the slopes still tell the way."""
+    rng = np.random.default_rng(1)
+
+    def phi(t):
+        noise = rng.uniform(0.5, 1) * 1e-4 if t else 0.0
+        return np.float32(1 + (t - 1) ** 2 * 1e-6 + noise), np.float32(2e-6 * (t - 1))
+
+    assert 0.05 < accepted(factory(), phi, 0.6) < 1.1

@@ -17,6 +17,7 @@ def search_wolfe(
     while True:
         f, d = phi(t)
         tried.append(t)
+        noise = observed_noise(noise, value, slope, t, f, d, eps)
         finite = math.isfinite(f) and math.isfinite(d)
         armijo = finite and f <= value + c1 * t * slope
         level = finite and f <= value + noise
@@ -46,6 +47,15 @@ def search_wolfe(
                 return tried
             return [*tried, low[0]]
         t = following
+
+
+def observed_noise(noise, value, slope, t, f, d, eps):
+    """Values off the line between two like slopes are off by rounding."""
+    off = 2 * abs(f - value - t * (slope + d) / 2)
+    like = abs(d - slope) <= abs(slope) / 2
+    if like and abs(f - value) <= math.sqrt(eps) * abs(value):
+        return max(noise, off)
+    return noise
 
 
 def zoom(low, high, middle):
@@ -82,6 +92,7 @@ def search_backtracking(phi, value, slope, t, c1=1e-4, max_trials=40, eps=2e-16)
     while len(tried) < max_trials:
         f, d = phi(t)
         tried.append(t)
+        noise = observed_noise(noise, value, slope, t, f, d, eps)
         if math.isfinite(f):
             gentle = f <= value + noise and d <= (2 * c1 - 1) * slope
             if f <= value + c1 * t * slope or gentle:

@@ -25,10 +25,11 @@ CASES = (
     ),
     Case(
         factory="smooth.nonlinear_cg",
-        make=lambda form: smooth.nonlinear_cg(form.function(quartic)),
+        make=lambda form: smooth.nonlinear_cg(form.function(tilted)),
         params=np.zeros(3),
         data=DATA,
-        solution=lambda data: data["center"],
+        # Values of the far lanes cancel, and say nothing from 1e-4 on.
+        tol32=2e-6,
     ),
     Case(
         factory="smooth.nonlinear_cg",
