@@ -39,33 +39,24 @@ def tol():
 
 def ours(problem):
     """Give `minimize`, which chooses."""
-
-    def solve(x0):
-        out = jaxsolve.minimize(
-            problem.fun, x0, problem.args, bounds=problem.bounds, max_steps=STEPS
-        )
-        return out.params, out.state.count, out
-
-    return solve
+    return _door(jaxsolve.minimize, problem, bounds=problem.bounds)
 
 
 def our_root(problem):
     """Give `root` for square systems, else `least_squares`."""
-
-    def solve(x0):
-        shape = jax.eval_shape(problem.fun, x0, problem.args).shape
-        door = jaxsolve.root if shape == x0.shape else jaxsolve.least_squares
-        out = door(problem.fun, x0, problem.args, max_steps=STEPS)
-        return out.params, out.state.count, out
-
-    return solve
+    shape = jax.eval_shape(problem.fun, problem.x0, problem.args).shape
+    square = shape == problem.x0.shape
+    return _door(jaxsolve.root if square else jaxsolve.least_squares, problem)
 
 
 def our_least_squares(problem):
     """Give `least_squares`."""
+    return _door(jaxsolve.least_squares, problem)
 
+
+def _door(door, problem, **options):
     def solve(x0):
-        out = jaxsolve.least_squares(problem.fun, x0, problem.args, max_steps=STEPS)
+        out = door(problem.fun, x0, problem.args, max_steps=STEPS, **options)
         return out.params, out.state.count, out
 
     return solve
@@ -132,11 +123,15 @@ def jaxopt_projected_gradient():
 
 
 def jaxopt_lm():
-    """Give JAXopt's Levenberg-Marquardt, by QR."""
+    """Give JAXopt's Levenberg-Marquardt, by Cholesky."""
 
     def inner(problem, x0):
         made = jaxopt.LevenbergMarquardt(
-            problem.fun, maxiter=STEPS, tol=tol(), solver="cholesky"
+            problem.fun,
+            maxiter=STEPS,
+            tol=tol(),
+            solver="cholesky",
+            materialize_jac=True,
         )
         out = made.run(x0, problem.args)
         return out.params, out.state.iter_num
@@ -144,45 +139,11 @@ def jaxopt_lm():
     return _jitted(inner)
 
 
-def optimistix_minimise(kind):
-    """Give an Optimistix minimiser."""
+def optimistix_solver(solve, kind):
+    """Give `kind` of Optimistix by its `solve`; `root_find` takes square systems."""
 
     def inner(problem, x0):
-        out = optimistix.minimise(
-            problem.fun,
-            kind(rtol=tol(), atol=tol()),
-            x0,
-            problem.args,
-            max_steps=STEPS,
-            throw=False,
-        )
-        return out.value, out.stats["num_steps"]
-
-    return _jitted(inner)
-
-
-def optimistix_least_squares(kind):
-    """Give an Optimistix solver of least squares."""
-
-    def inner(problem, x0):
-        out = optimistix.least_squares(
-            problem.fun,
-            kind(rtol=tol(), atol=tol()),
-            x0,
-            problem.args,
-            max_steps=STEPS,
-            throw=False,
-        )
-        return out.value, out.stats["num_steps"]
-
-    return _jitted(inner)
-
-
-def optimistix_root(kind):
-    """Give an Optimistix root finder; it takes square systems only."""
-
-    def inner(problem, x0):
-        out = optimistix.root_find(
+        out = solve(
             problem.fun,
             kind(rtol=tol(), atol=tol()),
             x0,
@@ -281,8 +242,8 @@ MINIMISERS = {
         "L-BFGS-B", gtol=TOL, ftol=1e-15, maxiter=STEPS, maxfun=10 * STEPS
     ),
     "optax L-BFGS": optax_lbfgs(),
-    "Optimistix BFGS": optimistix_minimise(optimistix.BFGS),
-    "Optimistix L-BFGS": optimistix_minimise(optimistix.LBFGS),
+    "Optimistix BFGS": optimistix_solver(optimistix.minimise, optimistix.BFGS),
+    "Optimistix L-BFGS": optimistix_solver(optimistix.minimise, optimistix.LBFGS),
     "JAXopt BFGS": jaxopt_minimise(jaxopt.BFGS),
     "JAXopt L-BFGS": jaxopt_minimise(jaxopt.LBFGS),
 }
@@ -299,8 +260,10 @@ EQUATIONS = {
     "jaxsolve root": our_root,
     "jaxsolve least_squares": our_least_squares,
     "SciPy least_squares": scipy_least_squares("trf"),
-    "Optimistix LM": optimistix_least_squares(optimistix.LevenbergMarquardt),
-    "Optimistix dogleg": optimistix_least_squares(optimistix.Dogleg),
-    "Optimistix Newton": optimistix_root(optimistix.Newton),
+    "Optimistix LM": optimistix_solver(
+        optimistix.least_squares, optimistix.LevenbergMarquardt
+    ),
+    "Optimistix dogleg": optimistix_solver(optimistix.least_squares, optimistix.Dogleg),
+    "Optimistix Newton": optimistix_solver(optimistix.root_find, optimistix.Newton),
     "JAXopt LM": jaxopt_lm(),
 }

@@ -1,7 +1,14 @@
 """The contract: solvers, runs, derivatives, batches, and the bridges to optax."""
 
 from jaxsolve.core._batch import solve_batch
-from jaxsolve.core._bounds import Bounds, check_bounds, ravel_bounds
+from jaxsolve.core._bounds import (
+    Bounds,
+    box,
+    box_step,
+    check_bounds,
+    onto_box,
+    ravel_bounds,
+)
 from jaxsolve.core._derivative import (
     Adjoint,
     Derivative,
@@ -70,6 +77,8 @@ __all__ = (
     "as_schedule",
     "as_status",
     "axpy",
+    "box",
+    "box_step",
     "check_bounds",
     "check_like",
     "check_stepsize",
@@ -85,6 +94,7 @@ __all__ = (
     "of_inner",
     "once",
     "one_step",
+    "onto_box",
     "per_worker",
     "plot_convergence",
     "ravel",

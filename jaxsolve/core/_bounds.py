@@ -56,6 +56,39 @@ def ravel_bounds(
     return ravel(lower)[0], ravel(upper)[0]
 
 
+def box(
+    bounds: Bounds | None, params: chex.ArrayTree, data: Any
+) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Reads bounds, or a function of the data that returns them.
+
+    Returns:
+        Two vectors, (n,), infinite where the bounds make no sense, and whether all of
+        them do: (), bool.
+    """
+    pair = bounds(data) if callable(bounds) else bounds
+    lower, upper = ravel_bounds((None, None) if pair is None else pair, params)
+    sane = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
+    lower, upper = jnp.where(sane, lower, -jnp.inf), jnp.where(sane, upper, jnp.inf)
+    return lower, upper, jnp.all(sane)
+
+
+def box_step(
+    step: chex.Array, x: chex.Array, lower: chex.Array, upper: chex.Array
+) -> chex.Array:
+    """P(x + step) - x, without the rounding of x, and on a bound that of holding it."""
+    low, high = lower - x, upper - x
+    return jnp.where(step <= low, low, jnp.where(step >= high, high, step))
+
+
+def onto_box(x: chex.Array, lower: chex.Array, upper: chex.Array) -> chex.Array:
+    """Projects onto the box, and onto a bound from within its rounding."""
+    eps = 4 * float(jnp.finfo(x.dtype).eps)
+    beside = lambda bound: jnp.abs(x - bound) <= eps * jnp.abs(bound)
+    x = jnp.where(beside(lower) & jnp.isfinite(lower), lower, x)
+    x = jnp.where(beside(upper) & jnp.isfinite(upper), upper, x)
+    return jnp.clip(x, lower, upper)
+
+
 def _spread(bound, params, default, which):
     bound = default if bound is None else bound
     is_none = lambda x: x is None
@@ -90,9 +123,8 @@ def _like(bound: Any, x: chex.Array, which: str):
         )
     # First in the leaf's own dtype, so that rounding params never leaves the box.
     own, dtype = jnp.result_type(x), real_dtype(x)
-    if is_concrete(
-        bound
-    ):  # stays known while tracing, so that crossed bounds are found
+    # What is known stays known while tracing, so that crossed bounds are found.
+    if is_concrete(bound):
         with np.errstate(over="ignore"):  # an overflow is refused by what follows
             return np.broadcast_to(np.asarray(bound, own).astype(dtype), shape)
     return jnp.broadcast_to(jnp.asarray(bound, own).astype(dtype), shape)

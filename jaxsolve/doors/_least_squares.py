@@ -57,7 +57,7 @@ def least_squares(
 
     Solves :math:`\min_x \tfrac12 \|r(x)\|^2` by Levenberg-Marquardt, which forms the
     Jacobian, with more than 2,000 unknowns by L-BFGS; where that stalls, by Newton's
-    method (up to 200 unknowns), L-BFGS, or within bounds L-BFGS-B. `solution.method`
+    method (up to 30 unknowns), L-BFGS, or within bounds L-BFGS-B. `solution.method`
     tells which it was. The solution is differentiable in the data, the bounds, and in
     what `fun` closes over. Called eagerly again with the same function and new numbers
     it costs no new trace.

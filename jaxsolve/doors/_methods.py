@@ -13,7 +13,7 @@ import numpy as np
 from jaxsolve import core
 from jaxsolve.core import Status
 
-SMALL = 200  # unknowns up to which a Hessian is worth its n products
+SMALL = 30  # unknowns up to which a Hessian is worth its n products
 LARGE = 2000  # unknowns from which no Jacobian is formed
 
 OPTIONS = {"tol", "derivative", "state", "stop", "check_every", "progress"}
@@ -126,8 +126,6 @@ def solve(
         return solution._replace(state=_described(only, solution))
     solution, left, start, needed = None, max_steps, params, True
     for stage in stages:
-        if _known(needed) and not needed:
-            break
         budget = _budget(left, stage)
         if solution is not None and _known(budget) and budget == 0:
             continue
@@ -147,6 +145,8 @@ def solve(
         else:
             solution, worse = _better(solution, found, needed)
         needed = _both(needed, _either(more, worse))
+        if _known(needed) and not needed:
+            break
         start = jax.lax.stop_gradient(solution.params)
     return solution
 
@@ -206,8 +206,8 @@ def _described(stage, solution):
         error=state.error,
         status=solution.status,
         value=stage.value(state),
-        calls=state.count * stage.cost,
-        method=jnp.asarray(int(stage.method), jnp.int32),
+        calls=state.count if stage.cost == 1 else state.count * stage.cost,
+        method=np.asarray(int(stage.method), np.int32),
         grad=state.grad if stage.grad else None,
     )
 

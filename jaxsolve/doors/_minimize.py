@@ -10,7 +10,7 @@ from jaxsolve.doors._methods import SMALL, Method, Stage, check_function, size_o
 def _stages(fun, size):
     """L-BFGS, and where it stalls the curvature that it could not see."""
     if size > SMALL:
-        first = Stage(Method.LBFGS, smooth.lbfgs(fun), share=0.6, least=100)
+        first = Stage(Method.LBFGS, smooth.lbfgs(fun), share=0.7, least=100)
         return first, Stage(Method.NEWTON_CG, smooth.newton_cg(fun))
     first = Stage(Method.LBFGS, smooth.lbfgs(fun), share=0.4, least=100)
     newton = Stage(Method.NEWTON, smooth.newton(fun, scaled=True), cost=size + 1)
@@ -30,7 +30,7 @@ def minimize(
     Solves :math:`\min_x f(x)`, or :math:`\min_{l \le x \le u} f(x)`: the latter by
     L-BFGS-B, which evaluates :math:`f` in the box only. Without bounds by L-BFGS, and
     where that stalls, or has spent its share of `max_steps`, by Newton's method in a
-    trust region: with the full Hessian up to 200 unknowns, from the start once more,
+    trust region: with the full Hessian up to 30 unknowns, from the start once more,
     then from the best point; with Hessian-vector products beyond. `solution.method`
     tells which it was.
 

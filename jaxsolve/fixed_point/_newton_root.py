@@ -105,18 +105,10 @@ def newton_root(
         search = backtracking(approximate=False, max_trials=20)
     values = equation(fun)
 
-    def box(params, data):
-        """The bounds, infinite where they make no sense, and whether all do."""
-        pair = bounds(data) if callable(bounds) else bounds
-        lower, upper = core.ravel_bounds(pair or (None, None), params)
-        sane = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
-        lower, upper = jnp.where(sane, lower, -jnp.inf), jnp.where(sane, upper, jnp.inf)
-        return lower, upper, jnp.all(sane)
-
     def init(params, data=None):
         x, _ = core.ravel(params)
         check_dense(x, "newton_root")
-        lower, upper, _ = box(params, data)
+        lower, upper, _ = core.box(bounds, params, data)
         zero, inf = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
         return NewtonRootState(
             count=jnp.zeros((), jnp.int32),
@@ -130,7 +122,7 @@ def newton_root(
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        lower, upper, feasible = box(params, data)
+        lower, upper, feasible = core.box(bounds, params, data)
         x = jnp.clip(x, lower, upper)
         moved = jnp.any(x != state.point)
         trial = jnp.clip(stepped(x, state.direction, state.search, moved), lower, upper)

@@ -30,10 +30,10 @@ def backtracking(
 
     or, as values may no longer resolve the decrease, when :math:`\phi(t) \le \phi(0) +
     \nu` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)`, with the noise :math:`\nu` of
-    `wolfe`. Otherwise the next trial is the minimum of the parabola through the values and the slope at
-    zero, at least a tenth and at most half of the last; a tenth where the value is not
-    finite. The stepsize never grows: whoever embeds the search begins each one with a
-    larger stepsize than the last accepted.
+    `wolfe`. Otherwise the next trial is the minimum of the parabola through the values
+    and the slope at zero, at least a tenth and at most half of the last; a tenth where
+    the value is not finite. The stepsize never grows: whoever embeds the search begins
+    each one with a larger stepsize than the last accepted.
 
     Args:
         decrease: :math:`c_1`, in (0, 1/2).

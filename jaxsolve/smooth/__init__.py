@@ -2,7 +2,6 @@
 
 from jaxsolve.smooth._beta import dai_yuan, hager_zhang, hestenes_stiefel, polak_ribiere
 from jaxsolve.smooth._bfgs import BFGSState, bfgs
-from jaxsolve.smooth._bounds import check_bounds
 from jaxsolve.smooth._dogleg import DoglegState, dogleg
 from jaxsolve.smooth._gauss_newton import GaussNewtonState, gauss_newton
 from jaxsolve.smooth._gauss_newton_cg import gauss_newton_cg
@@ -46,7 +45,6 @@ __all__ = (
     "arctan_loss",
     "bfgs",
     "cauchy_loss",
-    "check_bounds",
     "dai_yuan",
     "dogleg",
     "gauss_newton",

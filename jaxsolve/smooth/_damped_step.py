@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from jaxsolve import core
-from jaxsolve.smooth._lbfgsb import _projected
 from jaxsolve.smooth._least_squares import damp, positive, products_of, solve
 
 _ROUNDS = 8  # in which variables may meet their bounds within one step
@@ -41,7 +40,7 @@ def damped_step(triangle, grad, scale, factor, x, box):
         step = solve(triangle)
         return step, reduction(step)
     # Columns of length one at most: their number bounds the curvature.
-    cauchy = _projected(-grad / (scale**2 * (x.size + factor)), x, *box)
+    cauchy = core.box_step(-grad / (scale**2 * (x.size + factor)), x, *box)
     step = _step_in_box(triangle, grad, scale, factor, x, box)
     good = reduction(step) >= reduction(cauchy)
     step = jnp.where(good, step, cauchy)
@@ -53,7 +52,9 @@ def _step_in_box(triangle, grad, scale, factor, x, box):
     lower, upper = box
     columns, target = triangle[:, :-1], triangle[:, -1]
     scaled = -grad / (scale**2 * (1 + factor))
-    near = jnp.minimum(1e-3, jnp.max(jnp.abs(_projected(scaled, x, *box)), initial=0))
+    near = jnp.minimum(
+        1e-3, jnp.max(jnp.abs(core.box_step(scaled, x, *box)), initial=0)
+    )
     pressed = ((x <= lower + near) & (grad > 0)) | ((x >= upper - near) & (grad < 0))
     pressed = pressed & ((x + scaled <= lower) | (x + scaled >= upper))
 
@@ -65,7 +66,7 @@ def _step_in_box(triangle, grad, scale, factor, x, box):
         part = damp(products_of(rows), lambda: rows, held.astype(x.dtype))
         new = jnp.where(held, step, solve(part))
         out = ~held & ((x + new < lower) | (x + new > upper))
-        return held | out, _projected(new, x, *box), jnp.any(out)
+        return held | out, core.box_step(new, x, *box), jnp.any(out)
 
     def one(_, carry):
         held, step, more = carry
@@ -73,7 +74,7 @@ def _step_in_box(triangle, grad, scale, factor, x, box):
         return core.where(more, new, carry)
 
     held = pressed | (lower >= upper)
-    first = (held, _projected(scaled, x, *box), jnp.ones((), bool))
+    first = (held, core.box_step(scaled, x, *box), jnp.ones((), bool))
     return jax.lax.fori_loop(0, min(x.size, _ROUNDS), one, first)[1]
 
 

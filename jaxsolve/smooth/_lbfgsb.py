@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import LineSearch, Search, wolfe
-from jaxsolve.smooth._bounds import Bounds, as_vectors
 from jaxsolve.smooth._progress import Progress, evaluate, judge, settle
 
 
@@ -33,7 +32,7 @@ class LBFGSBState(NamedTuple):
 @core.memoise
 def lbfgsb(
     fun: core.Objective,
-    bounds: Bounds,
+    bounds: core.Bounds,
     memory: int = 10,
     *,
     search: LineSearch | None = None,
@@ -96,24 +95,18 @@ def lbfgsb(
         and Nocedal, `Remark on Algorithm 778 <https://doi.org/10.1145/2049662.2049669>`_,
         2011, for the projection of the subspace step. The active set is that of the
         projected gradient in place of a Cauchy point: Bertsekas, `Projected Newton
-        Methods <https://doi.org/10.1137/0320018>`_, 1982, (32).
+        Methods <https://doi.org/10.1137/0320018>`_, 1982, (32). The first step is as in
+        the authors' code: a unit step of a projected gradient in a box that is finite
+        on all sides, else one of unit length at most.
     """
     if not isinstance(memory, int) or memory < 1:
         raise ValueError(f"memory must be a positive integer, got {memory!r}.")
     search = wolfe() if search is None else search
     oracle = core.value_and_grad(fun)
 
-    def box(params, data):
-        """The bounds, infinite where they make no sense, and whether all do."""
-        pair = bounds(data) if callable(bounds) else bounds
-        lower, upper = as_vectors(pair, params)
-        sane = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
-        lower, upper = jnp.where(sane, lower, -jnp.inf), jnp.where(sane, upper, jnp.inf)
-        return lower, upper, jnp.all(sane)
-
     def init(params, data=None):
         x, _ = core.ravel(params)
-        lower, upper, _ = box(params, data)
+        lower, upper, _ = core.box(bounds, params, data)
         x = jnp.clip(x, lower, upper)
         zero, inf = jnp.zeros((), x.dtype), jnp.full((), jnp.inf, x.dtype)
         return LBFGSBState(
@@ -133,11 +126,11 @@ def lbfgsb(
 
     def update(params, state, data=None):
         x, unravel = core.ravel_fine(params, state.point)
-        lower, upper, feasible = box(params, data)
+        lower, upper, feasible = core.box(bounds, params, data)
         x = jnp.clip(x, lower, upper)
         moved = jnp.any(x != state.point)
         trial = x + jnp.where(moved, 0, state.search.stepsize) * state.direction
-        trial = _onto(trial, lower, upper)
+        trial = core.onto_box(trial, lower, upper)
         value, grad = evaluate(oracle, unravel(trial), data)
         found = search.update(state.search, value, grad @ state.direction)
         found = settle(found, moved, value)
@@ -153,9 +146,11 @@ def lbfgsb(
             limit = _limit(new_x, p, lower, upper)
             squared = p @ p
             short = 1 / jnp.sqrt(jnp.where(squared > 0, squared, 1))
-            stepsize = jnp.where(fresh, jnp.minimum(1, short), 1)
+            # A box that is finite on all sides says how long a first step may be.
+            boxed = jnp.all(jnp.isfinite(upper - lower))
+            stepsize = jnp.where(fresh & ~boxed, jnp.minimum(1, short), 1)
             width = jnp.minimum(upper - lower, 1)
-            optimal = _projected(-new_grad, new_x, lower, upper)
+            optimal = core.box_step(-new_grad, new_x, lower, upper)
             optimal = optimal / jnp.where(width > 0, width, 1)
             error, status, progress = judge(
                 state, found, new_x, new_value, optimal, state.kept == 0, patience
@@ -183,26 +178,11 @@ def lbfgsb(
 
     def residual(params, data=None):
         x, unravel = core.ravel(params)
-        lower, upper, _ = box(params, data)
+        lower, upper, _ = core.box(bounds, params, data)
         grad, _ = core.ravel(oracle(params, data)[1])
-        return unravel(-_projected(-grad, x, lower, upper))
+        return unravel(-core.box_step(-grad, x, lower, upper))
 
     return core.Solver(init, update, residual, core.implicit())
-
-
-def _projected(step, x, lower, upper):
-    """P(x + step) - x, without the rounding of x, and on a bound that of holding it."""
-    low, high = lower - x, upper - x
-    return jnp.where(step <= low, low, jnp.where(step >= high, high, step))
-
-
-def _onto(x, lower, upper):
-    """Projects onto the box, and onto a bound from within its rounding."""
-    eps = 4 * float(jnp.finfo(x.dtype).eps)
-    beside = lambda bound: jnp.abs(x - bound) <= eps * jnp.abs(bound)
-    x = jnp.where(beside(lower) & jnp.isfinite(lower), lower, x)
-    x = jnp.where(beside(upper) & jnp.isfinite(upper), upper, x)
-    return jnp.clip(x, lower, upper)
 
 
 def _push(state, s, y, failed):
@@ -221,10 +201,10 @@ def _push(state, s, y, failed):
 
 def _direction(x, g, lower, upper, kept, pairs, theta):
     """A step within the box, and whether it is a scaled gradient step only."""
-    cauchy = _projected(-g, x, lower, upper)
+    cauchy = core.box_step(-g, x, lower, upper)
     # In the metric of the Hessian's scale, or held variables step in arbitrary units.
     scaled = -g / theta
-    reach = _projected(scaled, x, lower, upper)
+    reach = core.box_step(scaled, x, lower, upper)
     near = jnp.minimum(1e-3, jnp.max(jnp.abs(reach), initial=0))
     pressed = ((x <= lower + near) & (g > 0)) | ((x >= upper - near) & (g < 0))
     pressed = pressed & ((x + scaled <= lower) | (x + scaled >= upper))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
 from jaxsolve import core
-from jaxsolve.smooth._lbfgsb import _projected
 from jaxsolve.smooth._loss import Loss
 
 Residuals = Callable[[core.Params, core.Data], Any]
@@ -203,11 +202,8 @@ def box_of(bounds, params, data):
     """The box, infinite where it makes no sense, or None; and whether it does."""
     if bounds is None:
         return None, jnp.ones((), bool)
-    pair = bounds(data) if callable(bounds) else bounds
-    lower, upper = core.ravel_bounds(pair, params)
-    sane = (lower <= upper) & (lower < jnp.inf) & (upper > -jnp.inf)
-    lower, upper = jnp.where(sane, lower, -jnp.inf), jnp.where(sane, upper, jnp.inf)
-    return (lower, upper), jnp.all(sane)
+    lower, upper, feasible = core.box(bounds, params, data)
+    return (lower, upper), feasible
 
 
 def scaled_gradient(trial: Trial, x: chex.Array, box: tuple | None) -> chex.Array:
@@ -218,7 +214,7 @@ def scaled_gradient(trial: Trial, x: chex.Array, box: tuple | None) -> chex.Arra
     if box is None:
         return trial.grad / size
     width = jnp.minimum(box[1] - box[0], 1)
-    reach = size * _projected(-trial.grad / size**2, x, *box)
+    reach = size * core.box_step(-trial.grad / size**2, x, *box)
     return reach / jnp.where(width > 0, width, 1)
 
 
@@ -232,6 +228,6 @@ def least_squares_residual(residuals, loss, bounds=None):
             return grad
         x, unravel = core.ravel(params)
         box, _ = box_of(bounds, params, data)
-        return unravel(-_projected(-core.ravel(grad)[0], x, *box))
+        return unravel(-core.box_step(-core.ravel(grad)[0], x, *box))
 
     return residual

@@ -13,7 +13,6 @@ from jaxsolve.smooth._damped_step import (
     geodesic_step,
     renew_triangle,
 )
-from jaxsolve.smooth._lbfgsb import _onto
 from jaxsolve.smooth._least_squares import (
     Residuals,
     box_of,
@@ -178,7 +177,7 @@ def levenberg_marquardt(
         moved = jnp.any(x != state.point)
         probing = state.probing & ~moved if geodesic else jnp.zeros((), bool)
         trial = x + jnp.where(moved | probing, 0, state.step)
-        trial = trial if box is None else _onto(trial, *box)
+        trial = trial if box is None else core.onto_box(trial, *box)
         known = jnp.where(moved, jnp.inf, state.value)
         along = state.step if geodesic else None
         tried = oracle(trial, unravel, data, along)

@@ -72,7 +72,8 @@ def plain_lbfgsb(fun, grad, x, lower, upper, steps, memory):
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(p > 0, (upper - x) / p, (lower - x) / p)
         limit = max(1.0, np.min(room[p != 0], initial=np.inf))
-        t = min(1.0, 1 / np.linalg.norm(p)) if fresh else 1.0
+        boxed = np.all(np.isfinite(upper - lower))
+        t = min(1.0, 1 / np.linalg.norm(p)) if fresh and not boxed else 1.0
         phi = lambda t, x=x, p=p: (fun(clip(x + t * p)), grad(clip(x + t * p)) @ p)
         tried = search_wolfe(phi, f, g @ p, min(t, limit), max_stepsize=limit)
         new = clip(x + tried[-1] * p)
