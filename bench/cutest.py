@@ -125,6 +125,11 @@ def legal(value):
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+def _number(kept) -> float:
+    """Read what `legal` wrote: null is what was no finite number."""
+    return np.inf if kept is None else kept
+
+
 def solved(records: dict, listed: str, rtol: float) -> dict[str, bool]:
     """Judge the contenders of a problem against the best of all."""
     good = {
@@ -132,7 +137,7 @@ def solved(records: dict, listed: str, rtol: float) -> dict[str, bool]:
         for name, r in records.items()
         if r.get("value") is not None
         and np.isfinite(r["value"])
-        and r.get("outside", 0) <= 1e-9
+        and _number(r.get("outside", 0.0)) <= 1e-9
     }
     if not good:
         return dict.fromkeys(records, False)

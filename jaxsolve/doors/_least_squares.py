@@ -1,5 +1,6 @@
 """The door to nonlinear least squares."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,7 @@ def _half_squares(fun, loss):
 
 
 def _stages(fun, loss, bounds, size):
-    """Levenberg-Marquardt, and where it stalls a method that sees all curvature."""
+    """Levenberg-Marquardt, bold, then careful; then what sees all curvature."""
     objective = _half_squares(fun, loss)
     if bounds is not None:
         last = Stage(Method.LBFGSB, smooth.lbfgsb(objective, bounds))
@@ -40,8 +41,12 @@ def _stages(fun, loss, bounds, size):
         last = Stage(Method.NEWTON, smooth.newton(objective), cost=size + 1)
     if size > LARGE:
         return (last,)
-    first = smooth.levenberg_marquardt(fun, bounds=bounds, loss=loss)
-    return Stage(Method.LEVENBERG_MARQUARDT, first, share=0.6, least=100), last
+    marquardt = functools.partial(
+        smooth.levenberg_marquardt, fun, bounds=bounds, loss=loss
+    )
+    first = Stage(Method.LEVENBERG_MARQUARDT, marquardt(), share=0.4, least=100)
+    careful = first._replace(solver=marquardt(damping=100.0), restart=True)
+    return first, careful, last
 
 
 def least_squares(
@@ -56,11 +61,11 @@ def least_squares(
     r"""Minimises a sum of squares, if wanted between bounds or with a robust loss.
 
     Solves :math:`\min_x \tfrac12 \|r(x)\|^2` by Levenberg-Marquardt, which forms the
-    Jacobian, with more than 2,000 unknowns by L-BFGS; where that stalls, by Newton's
-    method (up to 30 unknowns), L-BFGS, or within bounds L-BFGS-B. `solution.method`
-    tells which it was. The solution is differentiable in the data, the bounds, and in
-    what `fun` closes over. Called eagerly again with the same function and new numbers
-    it costs no new trace.
+    Jacobian, with more than 2,000 unknowns by L-BFGS; where that stalls, once more from
+    the start with much damping, then by Newton's method (up to 30 unknowns), L-BFGS, or
+    within bounds L-BFGS-B. `solution.method` tells which it was. The solution is
+    differentiable in the data, the bounds, and in what `fun` closes over. Called
+    eagerly again with the same function and new numbers it costs no new trace.
 
     Args:
         fun: :math:`r`, as ``fun(params, data) -> tree of residuals``.

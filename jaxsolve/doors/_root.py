@@ -9,7 +9,7 @@ from jaxsolve.doors._methods import LARGE, Method, Stage, check_function, size_o
 
 
 def _stages(fun, bounds, size):
-    """Newton's method; where it is stuck, least squares from the start, and again."""
+    """Newton's method; where it is stuck, with full steps, and by least squares."""
     if size > LARGE and bounds is None:
         value = lambda state: state.error
         krylov = fixed_point.newton_krylov(fun)
@@ -30,7 +30,13 @@ def _stages(fun, bounds, size):
     squares = smooth.levenberg_marquardt(fun, bounds=bounds)
     handed = Stage(Method.LEVENBERG_MARQUARDT, squares, share=0.9, grad=False)
     handed = handed._replace(restart=True, relay=True)
-    return newton, handed, newton._replace(method=handed.method, share=1.0)
+    again = newton._replace(method=handed.method, share=1.0)
+    if bounds is not None:
+        return newton, handed, again
+    # What holds it up may be a valley without a root: full steps jump out of it.
+    jumping = fixed_point.newton_root(fun, backtrack=False)
+    jumping = newton._replace(solver=jumping, share=0.3, restart=True)
+    return newton, jumping, handed, again
 
 
 def root(
@@ -45,12 +51,12 @@ def root(
     r"""Finds a root of as many equations as unknowns.
 
     Solves :math:`F(x) = 0`: by Newton's method with a dense Jacobian, and where that is
-    stuck by Levenberg-Marquardt from the start, whose end is handed to Newton's method
-    again; with more than 2,000 unknowns by Newton-Krylov, then Broyden's method; one
-    unknown in a bracket by Brent's. `solution.method` tells which it was. A least sum
-    of squares that is no root ends as stalled. The solution is differentiable in the
-    data, and in what `fun` closes over. Called eagerly again with the same function and
-    new numbers it costs no new trace.
+    stuck with full steps from the start, then by Levenberg-Marquardt from there, whose
+    end is handed to Newton's method again; with more than 2,000 unknowns by
+    Newton-Krylov, then Broyden's method; one unknown in a bracket by Brent's.
+    `solution.method` tells which it was. A least sum of squares that is no root ends as
+    stalled. The solution is differentiable in the data, and in what `fun` closes over.
+    Called eagerly again with the same function and new numbers it costs no new trace.
 
     Args:
         fun: :math:`F`, as ``fun(params, data) -> values``, a tree with as many numbers
