@@ -124,6 +124,11 @@ def admm(
     """
     _penalty.check(penalty)
     check_relaxation(relaxation)
+    if operator is not None and not callable(operator):
+        raise ValueError(
+            "operator must be a function of (params, data); for a matrix write "
+            f"lambda x, data: matrix @ x. Got {type(operator).__name__}."
+        )
     minimise = x_update(f, operator is None)
     linear = (lambda params, data: params) if operator is None else operator
     linear = jax.jit(linear, inline=True)  # init, too, traces it for its shape

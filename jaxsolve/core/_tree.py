@@ -195,7 +195,7 @@ def _as_param(leaf):
         hint = (
             "pass its real and imaginary parts as two leaves"
             if jnp.issubdtype(dtype, jnp.complexfloating)
-            else "convert it, for instance with `x.astype(float)`"
+            else "convert it, for instance with `jnp.asarray(x, float)`"
         )
         raise ValueError(
             f"params must be a tree of real float arrays, got a leaf of dtype {dtype}; "

@@ -1,6 +1,7 @@
 """Proximal operators whose numbers come from the data of the problem."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import chex
@@ -68,6 +69,10 @@ def resolve(prox: Prox, data: chex.ArrayTree) -> Prox:
     Returns:
         A proximal operator of params and stepsize alone.
 
+    Raises:
+        ValueError: if ``prox`` is no function, or one of this room's that first makes
+            an operator, such as ``prox.l1`` where ``prox.l1(weight)`` is meant.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from jaxsolve import prox
@@ -75,6 +80,16 @@ def resolve(prox: Prox, data: chex.ArrayTree) -> Prox:
         >>> prox.resolve(weighed, 1.0)(jnp.array([3.0, 0.5, -2.0]))
         Array([ 2.,  0., -1.], dtype=float32)
     """
+    if not callable(prox):
+        raise ValueError(
+            "a proximal operator is a function of (params, stepsize), such as "
+            f"prox.l1(0.1), got {prox!r}."
+        )
+    if _makes_operators(prox):
+        call = f"prox.{prox.__name__}({', '.join(inspect.signature(prox).parameters)})"
+        raise ValueError(
+            f"prox.{prox.__name__} makes a proximal operator: call it first, as {call}."
+        )
     return prox.at(data) if _waits(prox) else prox
 
 
@@ -87,13 +102,18 @@ def lifted(factory: Callable) -> Callable:
             return factory(*args, **kwargs)
 
         def make(data):
-            at = lambda leaf: resolve(leaf, data)
+            at = lambda leaf: resolve(leaf, data) if _waits(leaf) else leaf
             here, there = jax.tree.map(at, (args, kwargs))
             return factory(*here, **there)
 
         return of_data(make)
 
     return factory_of_data
+
+
+def _makes_operators(function):
+    annotations = getattr(function, "__annotations__", {})
+    return annotations.get("return") in (Prox, "Prox")
 
 
 def _waits(leaf):

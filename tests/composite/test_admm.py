@@ -255,3 +255,8 @@ def test_an_operator_that_returns_no_floats_is_refused():
     solver = composite.admm(prox.l1(1.0), prox.l1(1.0), lambda x, d: jnp.argmax(x))
     with pytest.raises(ValueError, match="operator must return"):
         core.run(solver, jnp.zeros(2))
+
+
+def test_a_matrix_is_no_operator():
+    with pytest.raises(ValueError, match="lambda x, data: matrix @ x"):
+        composite.admm(prox.l1(1.0), prox.l1(1.0), operator=jnp.eye(3))

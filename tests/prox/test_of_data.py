@@ -57,3 +57,26 @@ def test_an_operator_of_data_called_without_it_says_so():
         prox.of_data(prox.l1)(B)
     with pytest.raises(ValueError, match="make must be a function of data.*0.5"):
         prox.of_data(0.5)
+
+
+@pytest.mark.parametrize(
+    ("operator", "hint"),
+    [
+        (prox.l1, r"prox\.l1\(weight\)"),
+        (prox.box, r"prox\.box\(lower, upper\)"),
+        (prox.identity, r"prox\.identity\(\)"),
+        (3.0, r"a function of \(params, stepsize\)"),
+    ],
+)
+def test_what_is_no_operator_is_told_how_to_make_one(operator, hint):
+    distance = lambda x, data: jnp.sum((x - 1) ** 2)
+    solver = composite.proximal_gradient(distance, operator)
+    with pytest.raises(ValueError, match=hint):
+        jaxsolve.run(solver, jnp.zeros(3))
+
+
+def test_a_function_whose_annotation_says_nothing_is_an_operator():
+    def halve(params, stepsize) -> jax.Array:
+        return params / (1 + stepsize)
+
+    np.testing.assert_allclose(prox.resolve(halve, None)(jnp.ones(2), 1.0), 0.5)
