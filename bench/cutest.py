@@ -248,7 +248,8 @@ def main(argv):
     jax.config.update("jax_enable_x64", not options.float32)
     suffix = "_float32" if options.float32 else ""
     path = options.json or RESULTS / f"cutest{suffix}.json"
-    kept = json.loads(path.read_text())["lists"] if path.exists() else {}
+    old = json.loads(path.read_text()) if path.exists() else {}
+    kept, summaries = old.get("lists", {}), old.get("summary", {})
     if options.float32 and (RESULTS / "cutest.json").exists():
         exact = json.loads((RESULTS / "cutest.json").read_text())["lists"]
     else:
@@ -287,14 +288,7 @@ def main(argv):
             profile(seen, listed, rtol, RESULTS / f"cutest_{listed}{suffix}.png")
         if not options.quick:
             out = {"family": "cutest", "steps": peers.STEPS} | environment()
-            summaries = {
-                k: summary(
-                    {n: v for n, v in t.items() if n in names_of(k, options.max_n)},
-                    k,
-                    rtol,
-                )
-                for k, t in kept.items()
-            }
+            summaries[listed] = summary(seen, listed, rtol)
             out |= {"summary": summaries, "lists": kept}
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(legal(out), indent=1) + "\n")

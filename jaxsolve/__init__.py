@@ -9,6 +9,7 @@ from jaxsolve import (
     prox,
     smooth,
     transforms,
+    transport,
 )
 from jaxsolve.core import (
     Solution,
@@ -45,5 +46,6 @@ __all__ = (
     "solve_fixed_point",
     "to_optax",
     "transforms",
+    "transport",
 )
 __version__ = "0.1.0"

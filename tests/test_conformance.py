@@ -216,7 +216,9 @@ def answer(bench):
 
 
 def test_new_numbers_cost_no_trace(bench):
-    case, calls = bench.case, bench.first and bench.form.calls
+    case = bench.case
+    bench.run(case.lane(0, F32))  # traced again, if caches were cleared meanwhile
+    calls = bench.form.calls
     bench.run(case.lane(1, F32), tol=0.1, max_steps=7)
     assert bench.form.calls == calls
 
@@ -419,6 +421,9 @@ def test_integer_params_are_refused(bench):
 
 
 def test_deleted_solver_is_freed(bench):
+    if bench.case.calls == 0:  # made of numbers alone: kept in a small table
+        assert bench.case.make(Form()) is bench.case.make(Form())
+        return
     bench.first  # noqa: B018
     freed = bench.freed
     bench.__dict__.clear()

@@ -93,15 +93,15 @@ def observed_noise(
 ) -> chex.Array:
     """The error of values, from a trial whose slope is nearly the first one.
 
-    Values are rounded as their largest terms are, and these may cancel. Between like
-    slopes the objective falls by their mean: what it does instead is noise, as long as
-    that is a small part of the value.
+    Values are rounded as their largest terms are, and these may cancel. Between a slope
+    and one that is a little flatter the objective falls by their mean: what it does
+    instead is noise, as long as that is a small part of the value.
     """
     if not enabled:
         return jnp.zeros_like(value)
     t, (_, first, steep) = search.stepsize, search.ends[0]
     change = value - first
-    like = jnp.abs(slope - steep) <= 0.5 * jnp.abs(steep)
+    like = (slope >= steep) & (slope <= 0.5 * steep)
     small = jnp.abs(change) <= _eps(value) ** 0.5 * jnp.abs(first)
     doubt = 2 * jnp.abs(change - 0.5 * t * (slope + steep))
     shown = like & small & jnp.isfinite(doubt)

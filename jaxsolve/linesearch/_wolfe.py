@@ -36,11 +36,11 @@ def wolfe(
     \nu` and :math:`\phi'(t) \le (2 c_1 - 1) \phi'(0)` in place of the first: Hager and
     Zhang's approximate condition, by which a solver reaches the floor of its precision.
     The noise :math:`\nu` is :math:`10 \varepsilon |\phi(0)|`, or twice what a trial
-    with a slope like :math:`\phi'(0)` was off the line between, where that is at most
-    :math:`\sqrt\varepsilon |\phi(0)|`: terms that cancel are rounded more. Before a
-    minimum is bracketed the stepsize grows, up to tenfold a trial; then it is the
-    minimum of a cubic, kept inside the bracket, every third time its middle. A trial
-    with an infinite value shrinks the bracket.
+    with a slope between :math:`\phi'(0)` and half of it was off the mean slope's line,
+    where that is at most :math:`\sqrt\varepsilon |\phi(0)|`: terms that cancel are
+    rounded more. Before a minimum is bracketed the stepsize grows, up to tenfold a
+    trial; then it is the minimum of a cubic, kept inside the bracket, every third time
+    its middle. A trial with an infinite value shrinks the bracket.
 
     A search that runs out of trials, or of precision, or is still descending at its
     limit, takes its best point if that decreases the objective, and otherwise fails.

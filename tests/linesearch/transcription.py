@@ -52,7 +52,7 @@ def search_wolfe(
 def observed_noise(noise, value, slope, t, f, d, eps):
     """Values off the line between two like slopes are off by rounding."""
     off = 2 * abs(f - value - t * (slope + d) / 2)
-    like = abs(d - slope) <= abs(slope) / 2
+    like = slope <= d <= slope / 2
     if like and abs(f - value) <= math.sqrt(eps) * abs(value):
         return max(noise, off)
     return noise

@@ -1,0 +1,244 @@
+"""What transport needs to know of a cost, and costs that are kept as matrices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxsolve import core
+from jaxsolve.transport._products import (
+    HIGHEST,
+    StoredKernel,
+    shifted_sum,
+    softmin_of,
+)
+
+
+class Geometry(eqx.Module):
+    r"""A cost between n points and m points.
+
+    The base of `DenseCost`, `PointCloud`, `GridCost` and `LowRankCost`. A geometry of
+    your own gives `shape`, `dtype`, `sums` and `apply`; the rest follows from these.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of points on both sides: n and m."""
+        raise NotImplementedError
+
+    @property
+    def dtype(self) -> Any:
+        """The real dtype of the cost, and of whatever is computed with it."""
+        raise NotImplementedError
+
+    def sums(
+        self,
+        potential: chex.Array,
+        weights: chex.Array,
+        epsilon: chex.Array,
+        axis: int,
+    ) -> tuple[chex.Array, chex.Array]:
+        r"""Computes :math:`\sum_k w_k \exp((h_k - C_k) / \epsilon) = s e^m`.
+
+        Args:
+            potential: :math:`h`, over the side that is summed: (n,) for axis 0.
+            weights: :math:`w`, of any sign, over the same side.
+            epsilon: the temperature: (), real.
+            axis: 0 sums over the n points, 1 over the m points.
+
+        Returns:
+            :math:`s` and :math:`m`, over the other side.
+        """
+        raise NotImplementedError
+
+    def apply(
+        self, vector: chex.Array, axis: int, function: Callable | None = None
+    ) -> chex.Array:
+        r"""Multiplies by the cost: :math:`C v` for axis 1, :math:`C^\top v` for axis 0.
+
+        Infinite costs count as zero.
+
+        Args:
+            vector: (m,) for axis 1, (n,) for axis 0.
+            axis: the side that is summed.
+            function: applied to the cost entry by entry; none by default.
+
+        Returns:
+            (n,) for axis 1, (m,) for axis 0.
+        """
+        raise NotImplementedError
+
+    def softmin(
+        self,
+        potential: chex.Array,
+        weights: chex.Array,
+        epsilon: chex.Array,
+        axis: int,
+    ) -> chex.Array:
+        r"""Computes :math:`-\epsilon \log \sum_k w_k \exp((h_k - C_k) / \epsilon)`.
+
+        As `sums`; infinity where the sum is empty.
+        """
+        total, shift = self.sums(potential, weights, epsilon, axis)
+        return softmin_of(total, shift, epsilon)
+
+    def kernel(self, f: chex.Array, g: chex.Array, epsilon: chex.Array):
+        r"""The matrix :math:`\exp((f_i + g_j - C_{ij}) / \epsilon)` by its products."""
+        return LazyKernel(self, f, g, epsilon)
+
+    def matrix(self) -> chex.Array:
+        """The cost as a matrix: (n, m)."""
+        raise NotImplementedError
+
+    def scale(self) -> chex.Array:
+        """The mean cost over all pairs that are not forbidden: (), real."""
+        one = jnp.ones(self.shape[1], self.dtype)
+        legal = self.apply(one, 1, jnp.ones_like)
+        return jnp.sum(self.apply(one, 1)) / jnp.maximum(jnp.sum(legal), 1)
+
+    def spread(self) -> chex.Array:
+        """The standard deviation of the cost over the same pairs: (), real."""
+        one = jnp.ones(self.shape[1], self.dtype)
+        legal = jnp.maximum(jnp.sum(self.apply(one, 1, jnp.ones_like)), 1)
+        mean = jax.lax.stop_gradient(self.scale())
+        square = self.apply(one, 1, lambda cost: (cost - mean) ** 2)
+        return jnp.sqrt(jnp.sum(square) / legal)
+
+    def stored(self) -> "Geometry":
+        """The same, with the matrix computed where it is to be kept."""
+        return self
+
+
+class LazyKernel(eqx.Module):
+    """A kernel whose entries are computed anew for every product."""
+
+    geometry: Geometry
+    f: chex.Array  # (n,), real.
+    g: chex.Array  # (m,), real.
+    epsilon: chex.Array  # (), real.
+
+    def times(self, v: chex.Array) -> chex.Array:
+        """The product with a vector over the columns: (m,) to (n,)."""
+        total, shift = self.geometry.sums(self.g, v, self.epsilon, 1)
+        return total * jnp.exp(shift + self.f / self.epsilon)
+
+    def transposed(self, u: chex.Array) -> chex.Array:
+        """The product of the transpose with a vector over the rows: (n,) to (m,)."""
+        total, shift = self.geometry.sums(self.f, u, self.epsilon, 0)
+        return total * jnp.exp(shift + self.g / self.epsilon)
+
+
+class DenseCost(Geometry):
+    r"""A cost matrix.
+
+    Args:
+        cost: :math:`C`: (n, m), real; infinite where a pair is forbidden.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> transport.DenseCost(jnp.eye(3)).shape
+        (3, 3)
+    """
+
+    cost: chex.Array
+
+    def __init__(self, cost: chex.Array):
+        cost = jnp.asarray(cost)
+        if cost.ndim != 2 or 0 in cost.shape:
+            raise ValueError(
+                f"a cost is a matrix (n, m) that is not empty, got shape {cost.shape}."
+            )
+        if not jnp.issubdtype(cost.dtype, jnp.floating):
+            raise ValueError(f"a cost is real, of floats, got dtype {cost.dtype}.")
+        self.cost = cost.astype(core.real_dtype(cost))
+
+    @property
+    def shape(self):
+        return self.cost.shape
+
+    @property
+    def dtype(self):
+        return self.cost.dtype
+
+    def sums(self, potential, weights, epsilon, axis):
+        potential, weights = (
+            jnp.expand_dims(v, 1 - axis) for v in (potential, weights)
+        )
+        return shifted_sum(self.cost, potential, weights, epsilon, axis)
+
+    def apply(self, vector, axis, function=None):
+        return applied(self.cost, vector, axis, function)
+
+    def kernel(self, f, g, epsilon):
+        forbidden = self.cost == jnp.inf
+        z = (f[:, None] + g[None, :] - jnp.where(forbidden, 0, self.cost)) / epsilon
+        return StoredKernel(jnp.where(forbidden, 0, jnp.exp(z)))
+
+    def matrix(self):
+        return self.cost
+
+
+def applied(cost, vector, axis, function):
+    """A product with a cost matrix, after a function, forbidden pairs left out."""
+    forbidden = cost == jnp.inf
+    cost = jnp.where(forbidden, 0, cost)
+    if function is not None:
+        cost = jnp.where(forbidden, 0, function(cost))
+    cost = cost if axis == 1 else cost.T
+    return jnp.matmul(cost, vector, precision=HIGHEST)
+
+
+class BlockedGeometry(Geometry):
+    """A cost that is computed in blocks of rows, and never kept whole.
+
+    Gives `left`, `right` and `pairs`: what one point of either side is, and the cost
+    between a block of one side and all of the other.
+    """
+
+    def left(self) -> chex.ArrayTree:
+        """The points of the rows: leaves (n, ...)."""
+        raise NotImplementedError
+
+    def right(self) -> chex.ArrayTree:
+        """The points of the columns: leaves (m, ...)."""
+        raise NotImplementedError
+
+    def pairs(self, left: chex.ArrayTree, right: chex.ArrayTree) -> chex.Array:
+        """The cost between some points of both sides."""
+        raise NotImplementedError
+
+    @property
+    def block(self) -> int:
+        """How many rows are computed at a time."""
+        raise NotImplementedError
+
+    def _kept(self, function, axis):
+        """Maps `function(cost)`, of rows of the side kept, over that side in blocks."""
+        kept, summed = self.left(), self.right()
+        if axis == 0:
+            kept, summed = summed, kept
+        pairs = self.pairs if axis == 1 else lambda a, b: self.pairs(b, a).T
+
+        @jax.checkpoint
+        def one(points):
+            row = jax.tree.map(lambda x: x[None], points)
+            out = function(pairs(row, summed))
+            return jax.tree.map(lambda x: x[0], out)
+
+        return jax.lax.map(one, kept, batch_size=self.block)
+
+    def sums(self, potential, weights, epsilon, axis):
+        def function(cost):
+            return shifted_sum(cost, potential[None], weights[None], epsilon, 1)
+
+        return self._kept(function, axis)
+
+    def apply(self, vector, axis, function=None):
+        return self._kept(lambda cost: applied(cost, vector, 1, function), axis)
+
+    def matrix(self):
+        return self.pairs(self.left(), self.right())

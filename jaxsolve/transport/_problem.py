@@ -1,0 +1,296 @@
+"""The problem of entropic transport, balanced or not."""
+
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsolve import core
+from jaxsolve.transport._geometry import DenseCost, Geometry
+from jaxsolve.transport._point_cloud import PointCloud, squared_euclidean
+
+
+class TransportProblem(eqx.Module):
+    r"""Entropic transport between two weighted sets of points.
+
+    .. math::
+
+        \min_{P \ge 0} \langle C, P \rangle + \epsilon \, \mathrm{KL}(P | a b^\top)
+        \quad \text{where} \quad P 1 = a, \; P^\top 1 = b
+
+    or, unbalanced, with :math:`\rho_a \mathrm{KL}(P 1 | a)` in place of the one
+    condition, :math:`\rho_b \mathrm{KL}(P^\top 1 | b)` of the other, or both. The
+    solution is
+
+    .. math::
+
+        P_{ij} = a_i b_j \exp((f_i + g_j - C_{ij}) / \epsilon)
+
+    with potentials that stay finite where weights are zero. What solvers look for is
+    :math:`f`; the best :math:`g` follows from it by `other`. In a balanced problem
+    :math:`f` is determined up to a constant: solvers return :math:`\langle a, f \rangle
+    = 0`.
+
+    Args:
+        geometry: the cost: a `Geometry`, a matrix (n, m), or an OTT geometry.
+        a: weights of the rows, (n,), not negative; uniform by default.
+        b: those of the columns, (m,), of the same sum.
+        epsilon: the temperature, positive, in units of the cost; by default a twentieth
+            of the mean cost.
+        tau_a: :math:`\rho_a / (\rho_a + \epsilon)`, in (0, 1]; at 1 rows are balanced.
+        tau_b: the same, of the columns.
+
+    Raises:
+        ValueError: if shapes do not fit, or, where values are known, if weights are
+            negative, not finite, or all zero, if masses differ in a balanced problem,
+            if `epsilon` is not positive, or a cost is NaN or minus infinity.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> cost = jnp.array([[0.0, 1.0], [1.0, 0.0]])
+        >>> problem = transport.TransportProblem(cost, epsilon=0.1)
+        >>> print(problem.plan(jnp.zeros(2)).round(3))
+        [[0.5 0. ]
+         [0.  0.5]]
+
+    References:
+        Cuturi, `Sinkhorn Distances <https://arxiv.org/abs/1306.0895>`_, 2013. Chizat,
+        Peyré, Schmitzer and Vialard, `Scaling Algorithms for Unbalanced Optimal
+        Transport Problems <https://doi.org/10.1090/mcom/3303>`_, 2018.
+    """
+
+    geometry: Geometry
+    a: chex.Array  # (n,), real.
+    b: chex.Array  # (m,), real.
+    epsilon: chex.Array  # (), real.
+    rho_a: chex.Array | None  # (), real; None where rows are balanced.
+    rho_b: chex.Array | None  # (), real; None where columns are balanced.
+
+    def __init__(
+        self,
+        geometry: Geometry | chex.Array,
+        a: chex.Array | None = None,
+        b: chex.Array | None = None,
+        *,
+        epsilon: chex.Numeric | None = None,
+        tau_a: chex.Numeric = 1.0,
+        tau_b: chex.Numeric = 1.0,
+    ):
+        geometry = as_geometry(geometry).stored()
+        n, m = geometry.shape
+        dtype = geometry.dtype
+        self.geometry = geometry
+        self.a, self.b = _weights("a", a, n, dtype), _weights("b", b, m, dtype)
+        if epsilon is None:
+            epsilon = 0.05 * jax.lax.stop_gradient(geometry.scale())
+        epsilon = jnp.asarray(epsilon)
+        if epsilon.shape != () or not jnp.issubdtype(epsilon.dtype, jnp.number):
+            raise ValueError(f"epsilon is one number, got shape {epsilon.shape}.")
+        self.epsilon = epsilon.astype(dtype)
+        self.rho_a = _rho("tau_a", tau_a, self.epsilon)
+        self.rho_b = _rho("tau_b", tau_b, self.epsilon)
+        _check(self)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of rows and columns."""
+        return self.geometry.shape
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both marginals are prescribed, and f is free up to a constant."""
+        return self.rho_a is None and self.rho_b is None
+
+    def other(self, f: chex.Array, epsilon: chex.Array | None = None) -> chex.Array:
+        """The best g at f: (m,). With it the columns are exact."""
+        epsilon = self.epsilon if epsilon is None else epsilon
+        g = self.geometry.softmin(f, self.a, epsilon, 0)
+        return damped(g, self.rho_b, epsilon)
+
+    def best(self, g: chex.Array, epsilon: chex.Array | None = None) -> chex.Array:
+        """The best f at g: (n,). With it the rows are exact."""
+        epsilon = self.epsilon if epsilon is None else epsilon
+        f = self.geometry.softmin(g, self.b, epsilon, 1)
+        return damped(f, self.rho_a, epsilon)
+
+    def rows(
+        self, f: chex.Array, g: chex.Array, epsilon: chex.Array | None = None
+    ) -> chex.Array:
+        """The sums of the rows of the plan: (n,)."""
+        epsilon = self.epsilon if epsilon is None else epsilon
+        total, shift = self.geometry.sums(g, self.b, epsilon, 1)
+        return self.a * total * jnp.exp(shift + f / epsilon)
+
+    def wanted_rows(self, f: chex.Array) -> chex.Array:
+        """What the sums of the rows are at a solution: a, if balanced."""
+        return self.a if self.rho_a is None else self.a * jnp.exp(-f / self.rho_a)
+
+    def wanted_columns(self, g: chex.Array) -> chex.Array:
+        """What the sums of the columns are at a solution: b, if balanced."""
+        return self.b if self.rho_b is None else self.b * jnp.exp(-g / self.rho_b)
+
+    def centre(self, f: chex.Array) -> chex.Array:
+        """The mean of f where it may be anything, else zero: (), real."""
+        if not self.balanced:
+            return jnp.zeros((), f.dtype)
+        mass = jnp.sum(self.a)
+        return dot(self.a, f) / jnp.where(mass > 0, mass, 1)
+
+    def dual_value(self, f: chex.Array) -> chex.Array:
+        """The dual objective at f and the best g, the optimal value at a solution."""
+        g = self.other(f)
+        mass = jnp.sum(self.wanted_columns(g))
+        pairs = self.epsilon * (mass - jnp.sum(self.a) * jnp.sum(self.b))
+        return dual(self.a, f, self.rho_a) + dual(self.b, g, self.rho_b) - pairs
+
+    def cost(self, f: chex.Array) -> chex.Array:
+        """The cost of the plan at f, without its entropy: (), real."""
+        return dot(self.a, self.apply_cost(f))
+
+    def apply_cost(self, f: chex.Array) -> chex.Array:
+        """The cost that leaves each unit of a: (n,), real."""
+        # <C, P> of a lazy geometry by differentiation of sums in the temperature:
+        # d/dt sum_j b_j exp((g_j - C_ij) / eps + t C_ij) at t = 0.
+        g = self.other(f)
+        scaled = self.epsilon
+
+        def sums(t):
+            # exp((g - C) / eps + t C) = exp((g' - C) / eps'), eps' = eps / (1 - t eps)
+            hotter = scaled / (1 - t * scaled)
+            total, shift = self.geometry.sums(g * hotter / scaled, self.b, hotter, 1)
+            return total * jnp.exp(shift + f / scaled)
+
+        one = jnp.ones_like(scaled)
+        return jax.jvp(sums, (jnp.zeros_like(scaled),), (one,))[1]
+
+    def plan(self, f: chex.Array) -> chex.Array:
+        """The plan at f: (n, m), real."""
+        kernel = DenseCost(self.geometry.matrix()).kernel(
+            f, self.other(f), self.epsilon
+        )
+        return self.a[:, None] * kernel.matrix * self.b[None, :]
+
+    def apply(self, f: chex.Array, values: chex.Array, axis: int = 1) -> chex.Array:
+        """Multiplies the plan at f by values, without forming it where it is lazy.
+
+        Args:
+            f: the potential: (n,).
+            values: (m,) or (m, k) for axis 1; (n,) or (n, k) for axis 0.
+            axis: 1 for P v, 0 for its transpose.
+
+        Returns:
+            (n,) or (n, k); for axis 0 (m,) or (m, k).
+        """
+        kernel = self.geometry.kernel(f, self.other(f), self.epsilon)
+        if axis == 1:
+            one = lambda v: self.a * kernel.times(self.b * v)
+        else:
+            one = lambda v: self.b * kernel.transposed(self.a * v)
+        return one(values) if values.ndim == 1 else jax.vmap(one, 1, 1)(values)
+
+
+def damped(potential, rho, epsilon):
+    """The best potential where its marginal is only asked for at the price rho."""
+    return potential if rho is None else rho / (rho + epsilon) * potential
+
+
+def dot(weights, values):
+    """The sum of products, where no weight is zero."""
+    return jnp.sum(jnp.where(weights > 0, weights * values, 0))
+
+
+def dual(weights, potential, rho):
+    """What one potential adds to the dual objective."""
+    if rho is None:
+        return dot(weights, potential)
+    return -rho * dot(weights, jnp.expm1(-potential / rho))
+
+
+def sane(problem: TransportProblem) -> chex.Array:
+    """Whether weights and temperature make sense: (), bool."""
+    a, b = problem.a, problem.b
+    real = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
+    signs = jnp.all(a >= 0) & jnp.all(b >= 0)
+    there = (jnp.sum(a) > 0) & (jnp.sum(b) > 0)
+    good = real & signs & there & (problem.epsilon > 0)
+    return good & jnp.isfinite(problem.epsilon)
+
+
+def equal_masses(problem: TransportProblem) -> chex.Array:
+    """Whether there is a plan as far as sums tell: (), bool."""
+    if not problem.balanced:
+        return jnp.ones((), bool)
+    a, b = jnp.sum(problem.a), jnp.sum(problem.b)
+    eps = float(jnp.finfo(a.dtype).eps)
+    return jnp.abs(a - b) <= max(eps**0.5, 1e-6) * jnp.maximum(a, b)
+
+
+def as_geometry(geometry: Any) -> Geometry:
+    """Makes a geometry of a matrix, or of one of OTT's."""
+    if isinstance(geometry, Geometry):
+        return geometry
+    if type(geometry).__module__.startswith("ott."):
+        points = (getattr(geometry, name, None) for name in ("x", "y", "cost_fn"))
+        x, y, cost = points
+        online = getattr(geometry, "is_online", False)
+        if not online or x is None:
+            return DenseCost(geometry.cost_matrix)
+        if type(cost).__name__ == "SqEuclidean":
+            return PointCloud(x, y, cost=squared_euclidean, block=256)
+        return PointCloud(x, y, cost=cost, block=256)
+    if isinstance(geometry, jax.Array | np.ndarray):
+        return DenseCost(geometry)
+    raise ValueError(
+        "a geometry is a matrix of costs (n, m) or a Geometry such as "
+        f"transport.PointCloud(x, y), got {type(geometry).__name__}."
+    )
+
+
+def _weights(name, weights, size, dtype):
+    if weights is None:
+        return jnp.full((size,), 1 / size, dtype)
+    weights = jnp.asarray(weights)
+    if weights.shape != (size,):
+        raise ValueError(
+            f"{name} has one weight for each point, ({size},), got shape "
+            f"{weights.shape}."
+        )
+    return weights.astype(dtype)
+
+
+def _rho(name, tau, epsilon):
+    if core.is_concrete(tau):
+        if not 0 < float(tau) <= 1:
+            raise ValueError(f"{name} is in (0, 1], got {tau!r}.")
+        if float(tau) == 1:
+            return None
+    tau = jnp.asarray(tau, epsilon.dtype)
+    return epsilon * tau / (1 - tau)
+
+
+def _check(problem):
+    a, b, epsilon = problem.a, problem.b, problem.epsilon
+    for name, w in (("a", a), ("b", b)):
+        if not core.is_concrete(w):
+            continue
+        w = np.asarray(w)
+        if not np.all(np.isfinite(w)) or np.any(w < 0) or not np.sum(w) > 0:
+            raise ValueError(
+                f"{name} must be finite weights, none negative and not all zero."
+            )
+    if core.is_concrete(epsilon) and not 0 < float(epsilon) < np.inf:
+        raise ValueError(f"epsilon must be positive and finite, got {float(epsilon)}.")
+    if core.is_concrete(a) and core.is_concrete(b) and not bool(equal_masses(problem)):
+        raise ValueError(
+            f"masses differ, {float(jnp.sum(a)):g} and {float(jnp.sum(b)):g}: no plan "
+            "has both marginals. Scale one, or let tau_a or tau_b be less than 1."
+        )
+    cost = getattr(problem.geometry, "cost", None)
+    if isinstance(problem.geometry, DenseCost) and core.is_concrete(cost):
+        cost = np.asarray(cost)
+        if np.any(np.isnan(cost)) or np.any(cost == -np.inf):
+            raise ValueError("costs must be numbers, or infinity for forbidden pairs.")

@@ -1,0 +1,69 @@
+"""Sums of exponentials over one side of a cost, shifted so that none overflows."""
+
+import math
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def shifted_sum(
+    cost: chex.Array,
+    potential: chex.Array,
+    weights: chex.Array,
+    epsilon: chex.Array,
+    axis: int,
+) -> tuple[chex.Array, chex.Array]:
+    r"""Computes :math:`\sum_k w_k \exp((h_k - C_k) / \epsilon)` as :math:`s e^m`.
+
+    Weights may be zero or negative; infinite costs are forbidden pairs, and count for
+    nothing, in derivatives neither.
+
+    Args:
+        cost: :math:`C`; broadcasts with the others along all axes.
+        potential: :math:`h`, finite.
+        weights: :math:`w`.
+        epsilon: the temperature: (), real.
+        axis: of the sum.
+
+    Returns:
+        :math:`s` and :math:`m`; where there is nothing to sum both are zero.
+    """
+    forbidden = cost == jnp.inf
+    z = (potential - jnp.where(forbidden, 0, cost)) / epsilon
+    counts = (weights != 0) & ~forbidden
+    # What has no weight may be larger than all that has: its derivative is wanted too.
+    shift = jnp.max(jnp.where(counts, z, -jnp.inf), axis=axis, keepdims=True)
+    shift = jax.lax.stop_gradient(jnp.where(jnp.isfinite(shift), shift, 0))
+    most = 0.5 * math.log(float(jnp.finfo(z.dtype).max))
+    terms = jnp.where(forbidden, 0, jnp.exp(jnp.minimum(z - shift, most)))
+    return jnp.sum(weights * terms, axis=axis), jnp.squeeze(shift, axis)
+
+
+def softmin_of(total: chex.Array, shift: chex.Array, epsilon: chex.Array) -> chex.Array:
+    r"""Computes :math:`-\epsilon \log(s e^m)`; infinity where the sum is empty."""
+    empty = total <= 0
+    value = -epsilon * (jnp.log(jnp.where(empty, 1, total)) + shift)
+    return jnp.where(empty, jnp.inf, value)
+
+
+def bounded_exp(z: chex.Array) -> chex.Array:
+    """The exponential, at most as large as leaves its square finite."""
+    return jnp.exp(jnp.minimum(z, 0.45 * math.log(float(jnp.finfo(z.dtype).max))))
+
+
+class StoredKernel(eqx.Module):
+    """A matrix that is kept, and its products."""
+
+    matrix: chex.Array  # (n, m), real.
+
+    def times(self, v: chex.Array) -> chex.Array:
+        """The product with a vector over the columns: (m,) to (n,)."""
+        return jnp.matmul(self.matrix, v, precision=HIGHEST)
+
+    def transposed(self, u: chex.Array) -> chex.Array:
+        """The product of the transpose with a vector over the rows: (n,) to (m,)."""
+        return jnp.matmul(u, self.matrix, precision=HIGHEST)

@@ -1,0 +1,297 @@
+"""Sorting, ranking and choosing, made differentiable by transport."""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jaxsolve import core
+from jaxsolve.transport._geometry import DenseCost
+from jaxsolve.transport._solve import TransportSolution, solve
+
+# Their solutions agree to this; layers are trained to far less.
+TOL = 1e-6
+
+
+def sinkhorn_layer(
+    scores: chex.Array,
+    *,
+    epsilon: chex.Numeric = 1.0,
+    a: chex.Array | None = None,
+    b: chex.Array | None = None,
+    tol: chex.Numeric | None = None,
+) -> chex.Array:
+    r"""Turns scores into a matching: a matrix with prescribed sums of rows and columns.
+
+    Solves :math:`\max_P \langle S, P \rangle - \epsilon \, \mathrm{KL}(P | a b^\top)`
+    for :math:`P 1 = a`, :math:`P^\top 1 = b`, and differentiates it exactly, by the
+    implicit function theorem: in the scores, the sums and the temperature, forward and
+    backward, as often as wanted. Small :math:`\epsilon` is a near permutation.
+
+    Args:
+        scores: :math:`S`: (..., n, m), real; minus infinity forbids a pair. Leading
+            axes are a batch.
+        epsilon: the temperature, in units of the scores.
+        a: the sums of the rows: (n,), ones by default.
+        b: those of the columns: (m,), each n / m by default.
+        tol: bound on the relative L1 error of the sums; 1e-6 by default, in single
+            precision its floor.
+
+    Returns:
+        P: (..., n, m); NaN derivatives where it has not converged.
+
+    Raises:
+        ValueError: as `TransportProblem`.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> scores = jnp.array([[3.0, 1.0, 0.0], [2.0, 2.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> matching = transport.sinkhorn_layer(scores, epsilon=0.1)
+        >>> print(matching.round(2))
+        [[1. 0. 0.]
+         [0. 1. 0.]
+         [0. 0. 1.]]
+
+    References:
+        Adams and Zemel, `Ranking via Sinkhorn Propagation
+        <https://arxiv.org/abs/1106.1925>`_, 2011. Mena, Belanger, Linderman and Snoek,
+        `Learning Latent Permutations with Gumbel-Sinkhorn Networks
+        <https://arxiv.org/abs/1802.08665>`_, 2018.
+    """
+    scores = jnp.asarray(scores)
+    if scores.ndim < 2:
+        raise ValueError(f"scores are (..., n, m), got shape {scores.shape}.")
+    n, m = scores.shape[-2:]
+    dtype = core.real_dtype(scores)
+    a = jnp.ones(n, dtype) if a is None else jnp.asarray(a)
+    b = jnp.full(m, jnp.sum(a) / m).astype(dtype) if b is None else jnp.asarray(b)
+
+    def one(scores):
+        # In units of the mass, which is no matter of the temperature.
+        mass = jnp.sum(a)
+        solution = solve(
+            DenseCost(-scores),
+            a / mass,
+            b / mass,
+            epsilon=epsilon,
+            tol=_tol(tol, dtype),
+        )
+        return mass * solution.plan()
+
+    return jnp.vectorize(one, signature="(n,m)->(n,m)")(scores)
+
+
+def soft_sort(
+    x: chex.Array,
+    *,
+    epsilon: chex.Numeric = 1e-2,
+    targets: int | None = None,
+    axis: int = -1,
+    tol: chex.Numeric | None = None,
+) -> chex.Array:
+    r"""Sorts in increasing order, softly: the means of x over the columns of a plan.
+
+    The values, squashed into (0, 1), are transported to as many equally spaced targets;
+    the smallest go to the first. As :math:`\epsilon` falls this becomes `jnp.sort`,
+    with fewer targets the means of as many groups.
+
+    Args:
+        x: (..., n, ...), real.
+        epsilon: the temperature, relative to a unit interval squared.
+        targets: how many numbers to return; n by default.
+        axis: along which to sort.
+        tol: as of `sinkhorn_layer`.
+
+    Returns:
+        Like x, with `targets` entries along the axis.
+
+    Raises:
+        ValueError: if there is nothing to sort.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> x = jnp.array([3.0, 1.0, 2.0])
+        >>> print(transport.soft_sort(x, epsilon=1e-3).round(2))
+        [1. 2. 3.]
+
+    References:
+        Cuturi, Teboul and Vert, `Differentiable Ranking and Sorting using Optimal
+        Transport <https://arxiv.org/abs/1905.11885>`_, 2019.
+    """
+
+    def one(x):
+        count = x.size if targets is None else targets
+        solution = _to_line(x, count, None, epsilon, tol)
+        return solution.apply(x, 0) * count
+
+    return _along(one, x, axis)
+
+
+def soft_rank(
+    x: chex.Array,
+    *,
+    epsilon: chex.Numeric = 1e-2,
+    axis: int = -1,
+    tol: chex.Numeric | None = None,
+) -> chex.Array:
+    """Ranks from 0 to n - 1, softly: where in the line each value is transported to.
+
+    Args:
+        x: (..., n, ...), real.
+        epsilon: as of `soft_sort`.
+        axis: along which to rank.
+        tol: as of `sinkhorn_layer`.
+
+    Returns:
+        Like x.
+
+    Raises:
+        ValueError: if there is nothing to rank.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> x = jnp.array([3.0, 1.0, 2.0])
+        >>> print(transport.soft_rank(x, epsilon=1e-3).round(2))
+        [2. 0. 1.]
+
+    References:
+        As `soft_sort`.
+    """
+
+    def one(x):
+        places = jnp.arange(x.size, dtype=x.dtype)
+        return _to_line(x, x.size, None, epsilon, tol).apply(places, 1) * x.size
+
+    return _along(one, x, axis)
+
+
+def soft_quantile(
+    x: chex.Array,
+    level: chex.Numeric,
+    *,
+    width: float | None = None,
+    epsilon: chex.Numeric = 1e-2,
+    axis: int = -1,
+    tol: chex.Numeric | None = None,
+) -> chex.Array:
+    """A quantile, softly: the mean of the values that are transported to its slot.
+
+    Args:
+        x: (..., n, ...), real.
+        level: of the quantile, between `width` / 2 and 1 less that.
+        width: the share of the values that are averaged; 1 / n by default.
+        epsilon: as of `soft_sort`.
+        axis: along which the values lie.
+        tol: as of `sinkhorn_layer`.
+
+    Returns:
+        x without the axis.
+
+    Raises:
+        ValueError: if `level` is out of its range.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> x = jnp.array([3.0, 1.0, 2.0, 9.0, 4.0])
+        >>> print(transport.soft_quantile(x, 0.5, epsilon=1e-3).round(2))
+        3.0
+
+    References:
+        As `soft_sort`, Section 4.
+    """
+
+    def one(x):
+        share = 1 / x.size if width is None else width
+        if core.is_concrete(level) and not share / 2 <= float(level) <= 1 - share / 2:
+            raise ValueError(
+                f"level is between {share / 2:g} and {1 - share / 2:g}, got {level!r}."
+            )
+        below = jnp.asarray(level, x.dtype) - share / 2
+        slots = jnp.stack([below, jnp.full_like(below, share), 1 - share - below])
+        solution = _to_line(x, 3, slots, epsilon, tol)
+        return solution.apply(x, 0)[1] / share
+
+    return _along(one, x, axis)
+
+
+def soft_top_k(
+    x: chex.Array,
+    k: int,
+    *,
+    epsilon: chex.Numeric = 1e-2,
+    axis: int = -1,
+    tol: chex.Numeric | None = None,
+) -> chex.Array:
+    """Marks the k largest values, softly: how much of each goes to the upper of two.
+
+    Args:
+        x: (..., n, ...), real.
+        k: how many, from 1 to n - 1.
+        epsilon: as of `soft_sort`.
+        axis: along which to choose.
+        tol: as of `sinkhorn_layer`.
+
+    Returns:
+        Like x, from 0 to 1, of sum k.
+
+    Raises:
+        ValueError: if `k` is out of its range.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> x = jnp.array([3.0, 1.0, 2.0, 9.0])
+        >>> print(transport.soft_top_k(x, 2, epsilon=1e-3).round(2))
+        [1. 0. 0. 1.]
+
+    References:
+        Xie, Dai, Chen, Dai, Zhao, Zha, Wei and Pfister, `Differentiable Top-k Operator
+        with Optimal Transport <https://arxiv.org/abs/2002.06504>`_, 2020.
+    """
+
+    def one(x):
+        if not isinstance(k, int) or not 0 < k < x.size:
+            raise ValueError(f"k is from 1 to {x.size - 1}, got {k!r}.")
+        share = jnp.array([1 - k / x.size, k / x.size], x.dtype)
+        upper = jnp.array([0, 1], x.dtype)
+        return _to_line(x, 2, share, epsilon, tol).apply(upper, 1) * x.size
+
+    return _along(one, x, axis)
+
+
+def _along(function: Callable, x: chex.Array, axis: int) -> chex.Array:
+    """Applies a function of vectors along an axis of a real array."""
+    x = jnp.asarray(x)
+    if x.ndim == 0 or x.shape[axis] == 0:
+        raise ValueError(f"there must be values along axis {axis}, got {x.shape}.")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"values are floats, got dtype {x.dtype}.")
+    x = x.astype(core.real_dtype(x))
+    moved = jnp.moveaxis(x, axis, -1)
+    out = jax.vmap(function)(moved.reshape(-1, moved.shape[-1]))
+    out = out.reshape(moved.shape[:-1] + out.shape[1:])
+    return out if out.ndim < x.ndim else jnp.moveaxis(out, -1, axis)
+
+
+def _to_line(x, count, weights, epsilon, tol) -> TransportSolution:
+    """Transports values, squashed into (0, 1), to equally spaced targets there."""
+    centred = x - jnp.mean(x)
+    variance = jnp.mean(centred**2)
+    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1))
+    squashed = jax.nn.sigmoid(centred / spread)
+    line = jnp.linspace(0, 1, count, dtype=x.dtype)
+    cost = (squashed[:, None] - line[None, :]) ** 2
+    return solve(
+        DenseCost(cost), None, weights, epsilon=epsilon, tol=_tol(tol, x.dtype)
+    )
+
+
+def _tol(tol, dtype):
+    if tol is not None:
+        return tol
+    return max(TOL, 20 * float(jnp.finfo(dtype).eps))

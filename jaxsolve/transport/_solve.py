@@ -1,0 +1,191 @@
+"""The door to transport: a problem in, a plan out."""
+
+from typing import Any
+
+import chex
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from jaxsolve import core
+from jaxsolve.core import Status
+from jaxsolve.transport._derivative import residual
+from jaxsolve.transport._geometry import Geometry
+from jaxsolve.transport._newton import newton_transport
+from jaxsolve.transport._problem import TransportProblem
+from jaxsolve.transport._sinkhorn import sinkhorn
+
+
+class TransportSolution(eqx.Module):
+    """A solved problem of entropic transport, and what one asks of it.
+
+    Everything is differentiable in costs, points, weights, temperature and penalties:
+    `dual_value` without a linear solve, by Danskin's theorem, all else through the
+    implicit derivative of the potential. Where the run has not converged, derivatives
+    are not finite.
+    """
+
+    problem: TransportProblem
+    f: chex.Array  # (n,), real: the potential of the rows.
+    frozen: chex.Array  # (n,), real: the same, constant to derivatives of the value.
+    state: Any  # of the solver that ended the run.
+    status: chex.Array  # (), int32: how it ended.
+    count: chex.Array  # (), int32: pairs of kernel products taken.
+
+    @property
+    def converged(self) -> chex.Array:
+        """Whether the marginals are right to the tolerance: (), bool."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def message(self) -> str:
+        """How the run ended, in a sentence; only where it is known."""
+        return Status(int(self.status)).message
+
+    @property
+    def g(self) -> chex.Array:
+        """The potential of the columns: (m,), real."""
+        return self.problem.other(self.f)
+
+    @property
+    def potentials(self) -> tuple[chex.Array, chex.Array]:
+        """Both potentials, (n,) and (m,), relative to the weights."""
+        return self.f, self.g
+
+    def plan(self) -> chex.Array:
+        """The plan: (n, m), real. Memory grows with n m, whatever the geometry."""
+        return self.problem.plan(self.f)
+
+    def apply(self, values: chex.Array, axis: int = 1) -> chex.Array:
+        """Multiplies the plan, or for axis 0 its transpose, by values.
+
+        Args:
+            values: (m,) or (m, k); for axis 0 (n,) or (n, k).
+            axis: the side that is summed.
+
+        Returns:
+            (n,) or (n, k); for axis 0 (m,) or (m, k).
+        """
+        return self.problem.apply(self.f, values, axis)
+
+    def push(self, values: chex.Array, axis: int = 1) -> chex.Array:
+        """The mean of values over the plan's rows: barycentric projection.
+
+        Args:
+            values: of the points of the other side, as of `apply`.
+            axis: 1 for a mean over columns, one for each row.
+
+        Returns:
+            As `apply`; zero where the plan has no mass.
+        """
+        f, g = self.potentials
+        rows = self.problem.rows(f, g) if axis == 1 else self.problem.wanted_columns(g)
+        there = rows > 0
+        inverse = jnp.where(there, 1 / jnp.where(there, rows, 1), 0)
+        total = self.apply(values, axis)
+        return total * (inverse if values.ndim == 1 else inverse[:, None])
+
+    @property
+    def cost(self) -> chex.Array:
+        """The cost of the plan without its entropy: (), real."""
+        return self.problem.cost(self.f)
+
+    @property
+    def dual_value(self) -> chex.Array:
+        """The optimal value, entropy and penalties included: (), real."""
+        return self.problem.dual_value(self.frozen)
+
+    @property
+    def marginal_error(self) -> chex.Array:
+        """The L1 error of the rows over the mass; the columns are exact: (), real."""
+        p, (f, g) = self.problem, self.potentials
+        gap = jnp.where(p.a > 0, p.rows(f, g) - p.wanted_rows(f), 0)
+        return jnp.sum(jnp.abs(gap)) / jnp.sum(p.b)
+
+    def __repr__(self):
+        if isinstance(self.status, jax.core.Tracer) or jnp.shape(self.status) != ():
+            return f"TransportSolution(shape={self.problem.shape})"
+        name = Status(int(self.status)).name.lower().replace("_", " ")
+        return (
+            f"TransportSolution({name} after {int(self.count)} updates, "
+            f"marginal error {float(self.marginal_error):.1e}, "
+            f"value {float(self.dual_value):.6g})"
+        )
+
+
+def solve(
+    geometry: Geometry | chex.Array,
+    a: chex.Array | None = None,
+    b: chex.Array | None = None,
+    *,
+    epsilon: chex.Numeric | None = None,
+    tau_a: chex.Numeric = 1.0,
+    tau_b: chex.Numeric = 1.0,
+    start: chex.Array | None = None,
+    tol: chex.Numeric | None = None,
+    max_steps: chex.Numeric = 5000,
+) -> TransportSolution:
+    r"""Solves entropic transport.
+
+    Takes the data of a `TransportProblem`, and runs `newton_transport` on it, by a
+    schedule of the temperature where that is below the spread of the cost; where it
+    stalls, `sinkhorn` goes on in the log domain from there. The cost is kept as a
+    matrix, unless the geometry is online or separable.
+
+    Args:
+        geometry: the cost: a matrix (n, m), a `PointCloud`, a `GridCost`, ...
+        a: weights of the rows, (n,); uniform by default.
+        b: those of the columns, (m,).
+        epsilon: the temperature, in units of the cost; by default a twentieth of the
+            mean cost.
+        tau_a: :math:`\rho_a / (\rho_a + \epsilon)`, in (0, 1]; at 1 rows are balanced.
+        tau_b: the same, of the columns.
+        start: the potential f to start from, (n,); zero by default.
+        tol: bound on the L1 error of the marginals over the mass; by default the square
+            root of the machine epsilon of the cost's dtype.
+        max_steps: pairs of kernel products, or sweeps, at most.
+
+    Returns:
+        A `TransportSolution`.
+
+    Raises:
+        ValueError: as `TransportProblem`.
+
+    Examples:
+        >>> import jax, jax.numpy as jnp
+        >>> from jaxsolve import transport
+        >>> x = jnp.linspace(0.0, 1.0, 30)[:, None]
+        >>> cloud = transport.PointCloud(x, x**2)
+        >>> out = transport.solve(cloud, epsilon=1e-3)
+        >>> print(bool(out.converged), f"{out.cost:.4f}")
+        True 0.0327
+        >>> value = lambda y: transport.solve(
+        ...     transport.PointCloud(x, y), epsilon=1e-3).dual_value
+        >>> jax.grad(value)(x**2).shape
+        (30, 1)
+    """
+    problem = TransportProblem(
+        geometry, a, b, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b
+    )
+    n = problem.shape[0]
+    f = jnp.zeros(n, problem.geometry.dtype) if start is None else jnp.asarray(start)
+    found = core.run(newton_transport(), f, problem, tol=tol, max_steps=max_steps)
+    stalled = (found.status == Status.STALLED) | (found.status == Status.BREAKDOWN)
+    if not core.is_concrete(found.status) or jnp.any(stalled):
+        last = sinkhorn(kernel=False, relaxation="adaptive")
+        left = jnp.where(stalled, max_steps - found.state.count, 0)
+        begin = jax.lax.stop_gradient(found.params)
+        more = core.run(last, begin, problem, tol=tol, max_steps=left)
+        count = found.state.count + more.state.count
+        better = stalled & (more.state.error <= found.state.error)
+        params, status = core.where(
+            better, (more.params, more.status), (found.params, found.status)
+        )
+        state = (found.state, more.state)
+    else:
+        params, status, state = found.params, found.status, found.state
+        count = found.state.count
+    ok = status == Status.CONVERGED
+    frozen = jax.lax.stop_gradient(params)
+    frozen = core.envelope().attach(residual, frozen, problem, ok)
+    return TransportSolution(problem, params, frozen, state, status, count)
