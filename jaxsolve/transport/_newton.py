@@ -188,11 +188,7 @@ def newton_transport(
         new = new._replace(point=jnp.where(moved, f, new.point))
 
         def anew():
-            anchored = _anchored(data, new)
-            fresh = data.geometry.kernel(
-                anchored.anchor_f, anchored.anchor_g, anchored.epsilon
-            )
-            return core.where(renew, (anchored, fresh), (new, kernel))
+            return core.where(renew, _anchored(data, new), (new, kernel))
 
         new, kernel = jax.lax.cond(core.any_lane(renew), anew, lambda: (new, kernel))
         status = jnp.where(sane(data), new.status, as_status(Status.DIVERGED))
@@ -354,37 +350,45 @@ def _judged(data, state, tried, continuation, forcing, radius, patience):
 
 
 def _anchored(data, state):
-    """The state at its point with the kernel's new anchors, to be evaluated there."""
+    """The state with anchors at its point, to be evaluated there; and the kernel."""
     f, epsilon = state.point - data.centre(state.point), state.epsilon
     f = jnp.where(jnp.isfinite(f), f, 0)
     g = data.other(f, epsilon)
-    raw = data.geometry.softmin(jnp.where(jnp.isfinite(g), g, 0), data.b, epsilon, 1)
-    best = damped(raw, data.rho_a, epsilon)
-    # Rows of the kernel that would vanish altogether: there a step of Sinkhorn's helps.
-    floor = 0.4 * jnp.log(jnp.finfo(f.dtype).tiny).astype(f.dtype)
-    lost = jnp.any((data.a > 0) & ((f - raw) / epsilon < floor))
-    swept = jnp.where(jnp.isfinite(best), best, f)
-    swept = swept - data.centre(swept)
-    start = jnp.where(lost | (data.a == 0), swept, f)
+    finite = lambda h: jnp.where(jnp.isfinite(h), h, 0)
+    kernel = data.geometry.kernel(f, finite(g), epsilon)
+    rows = kernel.times(data.b)
+    # Rows of the kernel that vanish altogether: there a step of Sinkhorn's helps. Rows
+    # without weight pay what is best for them, lest their entries overflow.
+    lost = jnp.any((data.a > 0) & (rows < float(jnp.finfo(f.dtype).tiny) ** 0.5))
 
     def again():
-        return jnp.where(lost, data.other(start, epsilon), g)
+        raw = data.geometry.softmin(finite(g), data.b, epsilon, 1)
+        best = damped(raw, data.rho_a, epsilon)
+        best = jnp.where(jnp.isfinite(best), best, f)
+        start = jnp.where(lost | (data.a == 0), best - data.centre(best), f)
+        new_g = jnp.where(lost, data.other(start, epsilon), g)
+        fresh = data.geometry.kernel(start, finite(new_g), epsilon)
+        return start, new_g, fresh, jnp.any((data.a > 0) & (raw == jnp.inf))
 
-    g = jax.lax.cond(core.any_lane(lost), again, lambda: g)
-    impossible = jnp.any((data.a > 0) & (raw == jnp.inf))
+    no = jnp.zeros((), bool)
+    needed = core.any_lane(lost | jnp.any(data.a == 0))
+    start, g, kernel, impossible = jax.lax.cond(
+        needed, again, lambda: (f, g, kernel, no)
+    )
     impossible = impossible | jnp.any((data.b > 0) & (g == jnp.inf))
-    nan = jnp.any(jnp.isnan(raw)) | jnp.any(jnp.isnan(g))
+    nan = jnp.any(jnp.isnan(rows) & (data.a > 0)) | jnp.any(jnp.isnan(g))
     status = jnp.where(impossible, as_status(Status.PRIMAL_INFEASIBLE), state.status)
-    return state._replace(
+    anchored = state._replace(
         error=jnp.where(lost, jnp.inf, state.error),
         status=jnp.where(nan, as_status(Status.DIVERGED), status),
         point=start,
         value=jnp.full_like(state.value, -jnp.inf),
-        solving=jnp.zeros((), bool),
+        solving=no,
         direction=jnp.zeros_like(f),
         slope=jnp.zeros_like(state.slope),
         stepsize=jnp.ones_like(state.stepsize),
-        anchored=jnp.ones((), bool),
+        anchored=~no,
         anchor_f=start,
-        anchor_g=jnp.where(jnp.isfinite(g), g, 0),
+        anchor_g=finite(g),
     )
+    return anchored, kernel
