@@ -56,6 +56,7 @@ def load(name: str, listed: str) -> peers.Problem:
 
 def judge(problem, listed: str) -> callable:
     """Make the judge of params: value and violation, in float64."""
+    exact_in = problem.x0.dtype  # bounds are those that the solvers were given
     with jax.enable_x64(True):
         exact = load(problem.name, listed)
 
@@ -65,7 +66,7 @@ def judge(problem, listed: str) -> callable:
             value = np.asarray(exact.fun(x, exact.args))
             outside = 0.0
             if exact.bounds is not None:
-                low, high = map(np.asarray, exact.bounds)
+                low, high = (np.asarray(b, exact_in) for b in exact.bounds)
                 outside = np.max(np.maximum(np.maximum(low - x, x - high), 0))
         if listed == "equations":
             sup = np.max(np.abs(value)) if value.size else 0.0
