@@ -1,5 +1,6 @@
 """What transport needs to know of a cost, and costs that are kept as matrices."""
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -21,19 +22,20 @@ class Geometry(eqx.Module):
     r"""A cost between n points and m points.
 
     The base of `DenseCost`, `PointCloud`, `GridCost` and `LowRankCost`. A geometry of
-    your own gives `shape`, `dtype`, `sums` and `apply`; the rest follows from these.
+    your own gives `shape`, `dtype`, `sums`, `apply` and `matrix`; the rest follows.
     """
 
     @property
+    @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
         """The numbers of points on both sides: n and m."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def dtype(self) -> Any:
         """The real dtype of the cost, and of whatever is computed with it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sums(
         self,
         potential: chex.Array,
@@ -52,8 +54,8 @@ class Geometry(eqx.Module):
         Returns:
             :math:`s` and :math:`m`, over the other side.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def apply(
         self, vector: chex.Array, axis: int, function: Callable | None = None
     ) -> chex.Array:
@@ -69,7 +71,6 @@ class Geometry(eqx.Module):
         Returns:
             (n,) for axis 1, (m,) for axis 0.
         """
-        raise NotImplementedError
 
     def softmin(
         self,
@@ -89,9 +90,9 @@ class Geometry(eqx.Module):
         r"""The matrix :math:`\exp((f_i + g_j - C_{ij}) / \epsilon)` by its products."""
         return LazyKernel(self, f, g, epsilon)
 
+    @abc.abstractmethod
     def matrix(self) -> chex.Array:
         """The cost as a matrix: (n, m)."""
-        raise NotImplementedError
 
     def scale(self) -> chex.Array:
         """The mean cost over all pairs that are not forbidden: (), real."""
@@ -199,22 +200,22 @@ class BlockedGeometry(Geometry):
     between a block of one side and all of the other.
     """
 
+    @abc.abstractmethod
     def left(self) -> chex.ArrayTree:
         """The points of the rows: leaves (n, ...)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def right(self) -> chex.ArrayTree:
         """The points of the columns: leaves (m, ...)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def pairs(self, left: chex.ArrayTree, right: chex.ArrayTree) -> chex.Array:
         """The cost between some points of both sides."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def block(self) -> int:
         """How many rows are computed at a time."""
-        raise NotImplementedError
 
     def _kept(self, function, axis):
         """Maps `function(cost)`, of rows of the side kept, over that side in blocks."""

@@ -11,7 +11,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.transport import _continuation
 from jaxsolve.transport._continuation import DEFAULT, Continuation
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
-from jaxsolve.transport._problem import damped, dot, dual, equal_masses, sane
+from jaxsolve.transport._problem import damped, dot, dual, status_of_problem
 from jaxsolve.transport._products import bounded_exp as _exp
 
 _TINY = 1e-3  # a stepsize below which a search has failed
@@ -191,9 +191,7 @@ def newton_transport(
             return core.where(renew, _anchored(data, new), (new, kernel))
 
         new, kernel = jax.lax.cond(core.any_lane(renew), anew, lambda: (new, kernel))
-        status = jnp.where(sane(data), new.status, as_status(Status.DIVERGED))
-        possible = equal_masses(data) | ~sane(data)
-        status = jnp.where(possible, status, as_status(Status.PRIMAL_INFEASIBLE))
+        status = status_of_problem(data, new.status)
         new = new._replace(count=state.count + 1, kernel=kernel, status=status)
         return unravel(new.point), new
 

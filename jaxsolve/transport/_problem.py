@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve import core
+from jaxsolve.core import Status, as_status
 from jaxsolve.transport._geometry import DenseCost, Geometry
 from jaxsolve.transport._point_cloud import PointCloud, squared_euclidean
 
@@ -227,6 +228,14 @@ def equal_masses(problem: TransportProblem) -> chex.Array:
     a, b = jnp.sum(problem.a), jnp.sum(problem.b)
     eps = float(jnp.finfo(a.dtype).eps)
     return jnp.abs(a - b) <= max(eps**0.5, 1e-6) * jnp.maximum(a, b)
+
+
+def status_of_problem(problem: TransportProblem, status: chex.Array) -> chex.Array:
+    """A solver's status, unless the problem itself makes no sense: (), int32."""
+    good = sane(problem)
+    infeasible = good & ~equal_masses(problem)
+    status = jnp.where(infeasible, as_status(Status.PRIMAL_INFEASIBLE), status)
+    return jnp.where(good, status, as_status(Status.DIVERGED))
 
 
 def as_geometry(geometry: Any) -> Geometry:

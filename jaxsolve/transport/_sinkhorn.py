@@ -12,7 +12,8 @@ from jaxsolve.transport import _continuation
 from jaxsolve.transport._continuation import Continuation
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
 from jaxsolve.transport._geometry import DenseCost
-from jaxsolve.transport._problem import TransportProblem, damped, equal_masses, sane
+from jaxsolve.transport._problem import TransportProblem, damped, status_of_problem
+from jaxsolve.transport._products import StoredKernel
 from jaxsolve.transport._products import bounded_exp as _exp
 
 
@@ -196,7 +197,7 @@ def sinkhorn(
         feasible = supported(data.a, f_raw) & supported(data.b, g_raw)
         f_new = jnp.where(jnp.isfinite(f_new), f_new, f)
         g = jnp.where(jnp.isfinite(g), g, 0)
-        status = _judge(data, error, feasible, f_raw, g_raw, state.status)
+        status = _judge(data, feasible, f_raw, g_raw, state.status)
 
         final = epsilon <= data.epsilon
         new_epsilon, onward = _continuation.following(
@@ -239,8 +240,7 @@ def _by_kernel(data, state, f, sweep, in_logs, radius):
     """A sweep by products with the kernel; in the log domain where it is not safe."""
     epsilon = state.epsilon
     matrix, f0, g0 = state.kernel, state.anchor_f, state.anchor_g
-    times = lambda v: jnp.matmul(matrix, v, precision=jax.lax.Precision.HIGHEST)
-    transposed = lambda u: jnp.matmul(u, matrix, precision=jax.lax.Precision.HIGHEST)
+    kernel = StoredKernel(matrix)
 
     def logarithm(total):
         there = total > float(jnp.finfo(total.dtype).tiny)
@@ -248,11 +248,11 @@ def _by_kernel(data, state, f, sweep, in_logs, radius):
 
     def column(f):
         u = _exp((f - f0) / epsilon)
-        return g0 - epsilon * logarithm(transposed(data.a * u))
+        return g0 - epsilon * logarithm(kernel.transposed(data.a * u))
 
     def row(g):
         v = _exp((g - g0) / epsilon)
-        return f0 - epsilon * logarithm(times(data.b * v))
+        return f0 - epsilon * logarithm(kernel.times(data.b * v))
 
     cheap = sweep(column, row)
     f_new, f_raw, g, g_raw = cheap
@@ -284,13 +284,12 @@ def _best_shift(data, f, g):
     return data.rho_a * data.rho_b / (data.rho_a + data.rho_b) * gap
 
 
-def _judge(data, error, feasible, f_raw, g_raw, before):
+def _judge(data, feasible, f_raw, g_raw, before):
     """The status, but for stalls."""
     number = ~(jnp.any(jnp.isnan(f_raw)) | jnp.any(jnp.isnan(g_raw)))
-    lost = ~sane(data) | ~number
-    empty = ~feasible | ~equal_masses(data)
-    status = jnp.where(empty, as_status(Status.PRIMAL_INFEASIBLE), before)
-    return jnp.where(lost, as_status(Status.DIVERGED), status)
+    status = jnp.where(feasible, before, as_status(Status.PRIMAL_INFEASIBLE))
+    status = status_of_problem(data, status)
+    return jnp.where(number, status, as_status(Status.DIVERGED))
 
 
 def _adapted(state, error, best, now):

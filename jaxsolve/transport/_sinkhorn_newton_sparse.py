@@ -11,7 +11,7 @@ from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
 from jaxsolve.transport._geometry import DenseCost
-from jaxsolve.transport._problem import dot, equal_masses, sane
+from jaxsolve.transport._problem import dot, status_of_problem
 from jaxsolve.transport._products import bounded_exp
 
 SCALING, EVALUATING, SOLVING = 0, 1, 2
@@ -201,9 +201,7 @@ def sinkhorn_newton_sparse(
         new = branch(SCALING, scale, state)
         new = branch(EVALUATING, evaluate, new)
         new = branch(SOLVING, solve, new)
-        status = jnp.where(sane(data), new.status, as_status(Status.DIVERGED))
-        possible = equal_masses(data) | ~sane(data)
-        status = jnp.where(possible, status, as_status(Status.PRIMAL_INFEASIBLE))
+        status = status_of_problem(data, new.status)
         new = new._replace(count=state.count + 1, status=status)
         return unravel(new.point), new
 
