@@ -29,7 +29,10 @@ def number(text, row):
 def test_the_demo_saves_its_pictures(quick):
     folder, text = quick
     sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
-    names = "lowest-weighted-digits", "cleaning", "bootstrap-intervals", "templates"
+    names = {
+        "lowest-weighted-digits", "cleaning", "bootstrap-intervals", "templates",
+        "colours",
+    }  # fmt: skip
     assert set(sizes) == {f"{name}.png" for name in names}
     assert min(sizes.values()) > 10_000
     assert all(name in text for name in sizes)
@@ -57,6 +60,15 @@ def test_the_batch_of_replicas_agrees_with_scikit_learn(quick):
 def test_a_link_of_a_chain_equals_the_plain_run(quick):
     _, text = quick
     assert number(text, "difference from the plain run") < 1e-12
+
+
+def test_photographs_take_the_colours_of_one_another(quick):
+    _, text = quick
+    assert number(text, "error of the marginals") < 1e-3
+    assert number(text, "difference from the plan") < 1e-3
+    before = number(text, "distance of the colours")
+    assert number(text, "once the tower has the flower's") < 0.1 * before
+    assert number(text, "once the flower has the tower's") < 0.1 * before
 
 
 def test_a_missing_extra_is_one_clear_line(monkeypatch, capsys):

@@ -70,8 +70,14 @@ def jacobian(params, data):
     tags = lx.positive_semidefinite_tag
     if isinstance(data.geometry, DenseCost) and f.size <= DENSE_LIMIT:
         root = a[:, None] * kernel.matrix * jnp.sqrt(inner / epsilon)[None, :]
-        matrix = jnp.diag(diagonal) + gauge[:, None] * gauge[None]
-        matrix = matrix - jnp.matmul(root, root.T, precision=jax.lax.Precision.HIGHEST)
+        pairs = jnp.matmul(root, root.T, precision=jax.lax.Precision.HIGHEST)
+        pairs = jnp.where(jnp.eye(f.size, dtype=bool), 0, pairs)
+        # What a row has beyond the pairs, which cancels where that is little.
+        beyond = (1 - share) * a * kernel.times(data.b) / epsilon
+        if data.rho_a is not None:
+            beyond = beyond + data.wanted_rows(f) / data.rho_a
+        own = jnp.where(a > 0, jnp.sum(pairs, 1) + beyond, diagonal)
+        matrix = jnp.diag(own) - pairs + gauge[:, None] * gauge[None]
         return lx.MatrixLinearOperator(matrix, tags)
 
     def rest(z):
@@ -94,7 +100,8 @@ class _Solve(lx.AbstractLinearSolver):
     def compute(self, state, vector, options):
         del options
         if isinstance(state, lx.MatrixLinearOperator):
-            solver, settings = lx.Cholesky(), {}
+            out = _by_cholesky(state.matrix, vector)
+            return out, lx.RESULTS.successful, {}
         else:
             eps = float(jnp.finfo(vector.dtype).eps)
             solver = lx.CG(eps**0.8, 0.0, max_steps=10 * vector.size)
@@ -117,22 +124,48 @@ class _Solve(lx.AbstractLinearSolver):
         return True
 
 
+def _by_cholesky(matrix, vector):
+    """Solves with a matrix of units of its own, singular to rounding or not.
+
+    A plan that is nearly a permutation has parts that hardly know of one another; what
+    their potentials differ by matters as little. A ridge of a few roundings keeps them
+    in place, and one step of refinement takes out what else it has done.
+    """
+    size = jnp.sqrt(jnp.diag(matrix))
+    size = jnp.where(size > 0, size, 1)
+    scaled = matrix / (size[:, None] * size[None])
+    ridge = 4 * len(vector) * float(jnp.finfo(vector.dtype).eps)
+    factor = jnp.linalg.cholesky(
+        scaled + ridge * jnp.eye(len(vector), dtype=vector.dtype)
+    )
+    solve = lambda b: jax.scipy.linalg.cho_solve((factor, True), b)
+    b = vector / size
+    x = solve(b)
+    x = x + solve(b - jnp.matmul(scaled, x, precision=jax.lax.Precision.HIGHEST))
+    return x / size
+
+
 @dataclasses.dataclass(frozen=True)
 class _PotentialRule(core.Derivative):
     """The implicit rule; the entries of rows without weight follow from the others."""
 
     def attach(self, residual, params, data, ok):
         rule = core.implicit(_Solve(), jacobian, symmetric=True)
-        params = rule.attach(residual, params, data, ok)
         _, unravel = core.ravel(params)
 
         def filled(params, data):
             f, _ = potential_of(params, data)
             best = data.best(data.other(f))
+            best = jnp.where(jnp.isfinite(best), best, f)
             return unravel(jnp.where(data.a > 0, f, jnp.where(data.a > 0, 0, best)))
 
+        # Twice: what depends on weights that are zero depends on what is there.
         needed = core.any_lane(jnp.any(data.a == 0))
-        return jax.lax.cond(needed, filled, lambda params, data: params, params, data)
+        same = lambda params, data: params
+        fixed = jax.lax.stop_gradient(data)
+        params = jax.lax.cond(needed, filled, same, params, fixed)
+        params = rule.attach(residual, jax.lax.stop_gradient(params), data, ok)
+        return jax.lax.cond(needed, filled, same, params, data)
 
 
 def potential_rule() -> core.Derivative:

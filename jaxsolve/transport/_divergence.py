@@ -4,6 +4,7 @@ from typing import Any
 
 import chex
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 from jaxsolve.transport._point_cloud import (
@@ -29,6 +30,12 @@ class SinkhornDivergence(eqx.Module):
         parts += [] if self.second is None else [self.second]
         return jnp.all(jnp.stack([part.converged for part in parts]))
 
+    def __repr__(self):
+        if isinstance(self.value, jax.core.Tracer) or jnp.shape(self.value) != ():
+            return f"SinkhornDivergence(shape={self.between.problem.shape})"
+        ended = "converged" if self.converged else "not converged"
+        return f"SinkhornDivergence({ended}, value {float(self.value):.6g})"
+
 
 def sinkhorn_divergence(
     x: chex.Array,
@@ -52,8 +59,7 @@ def sinkhorn_divergence(
 
     It is zero for equal clouds, positive for others (of a cost such as squared
     distance), and convex in each of both weights. Its derivatives are those of the
-    three values by Danskin's theorem, without a linear solve: right once; for second
-    ones differentiate ``problem.dual_value(solution.f)`` of the three.
+    three values by Danskin's theorem, without a linear solve but for second ones.
 
     Args:
         x: the first points: (n, d), real.

@@ -13,6 +13,7 @@ from jaxsolve import core
 from jaxsolve.transport._products import (
     HIGHEST,
     StoredKernel,
+    kernel_of,
     shifted_sum,
     softmin_of,
 )
@@ -86,6 +87,32 @@ class Geometry(eqx.Module):
         total, shift = self.sums(potential, weights, epsilon, axis)
         return softmin_of(total, shift, epsilon)
 
+    def product(
+        self,
+        potentials: tuple[chex.Array, chex.Array],
+        values: chex.Array,
+        epsilon: chex.Array,
+        axis: int,
+    ) -> chex.Array:
+        r"""Multiplies by :math:`\exp((f_i + g_j - C_{ij}) / \epsilon)`.
+
+        Args:
+            potentials: :math:`f` and :math:`g`: (n,) and (m,).
+            values: (m,) or (m, k) for axis 1, (n,) or (n, k) for axis 0.
+            epsilon: the temperature: (), real.
+            axis: the side that is summed.
+
+        Returns:
+            (n,) or (n, k) for axis 1, (m,) or (m, k) for axis 0.
+        """
+        kept, summed = potentials if axis == 1 else potentials[::-1]
+
+        def one(vector):
+            total, shift = self.sums(summed, vector, epsilon, axis)
+            return total * jnp.exp(shift + kept / epsilon)
+
+        return one(values) if values.ndim == 1 else jax.vmap(one, 1, 1)(values)
+
     def kernel(self, f: chex.Array, g: chex.Array, epsilon: chex.Array):
         r"""The matrix :math:`\exp((f_i + g_j - C_{ij}) / \epsilon)` by its products."""
         return LazyKernel(self, f, g, epsilon)
@@ -122,14 +149,12 @@ class LazyKernel(eqx.Module):
     epsilon: chex.Array  # (), real.
 
     def times(self, v: chex.Array) -> chex.Array:
-        """The product with a vector over the columns: (m,) to (n,)."""
-        total, shift = self.geometry.sums(self.g, v, self.epsilon, 1)
-        return total * jnp.exp(shift + self.f / self.epsilon)
+        """The product with what is over the columns: (m,) or (m, k) to (n,), (n, k)."""
+        return self.geometry.product((self.f, self.g), v, self.epsilon, 1)
 
     def transposed(self, u: chex.Array) -> chex.Array:
-        """The product of the transpose with a vector over the rows: (n,) to (m,)."""
-        total, shift = self.geometry.sums(self.f, u, self.epsilon, 0)
-        return total * jnp.exp(shift + self.g / self.epsilon)
+        """The transpose's, with what is over the rows: to (m,) or (m, k)."""
+        return self.geometry.product((self.f, self.g), u, self.epsilon, 0)
 
 
 class DenseCost(Geometry):
@@ -175,9 +200,7 @@ class DenseCost(Geometry):
         return applied(self.cost, vector, axis, function)
 
     def kernel(self, f, g, epsilon):
-        forbidden = self.cost == jnp.inf
-        z = (f[:, None] + g[None, :] - jnp.where(forbidden, 0, self.cost)) / epsilon
-        return StoredKernel(jnp.where(forbidden, 0, jnp.exp(z)))
+        return StoredKernel(kernel_of(self.cost, f[:, None], g[None], epsilon))
 
     def matrix(self):
         return self.cost
@@ -210,33 +233,62 @@ class BlockedGeometry(Geometry):
 
     @abc.abstractmethod
     def pairs(self, left: chex.ArrayTree, right: chex.ArrayTree) -> chex.Array:
-        """The cost between some points of both sides."""
+        """The cost between some points of both sides: a row for each on the left."""
+
+    def pairs_by_columns(
+        self, right: chex.ArrayTree, left: chex.ArrayTree
+    ) -> chex.Array:
+        """The same cost with a row for each point on the right."""
+        return self.pairs(left, right).T
 
     @property
     @abc.abstractmethod
     def block(self) -> int:
         """How many rows are computed at a time."""
 
-    def _kept(self, function, axis):
-        """Maps `function(cost)`, of rows of the side kept, over that side in blocks."""
+    def _kept(self, function, axis, *values):
+        """Maps `function(cost, *values)`, of rows of the side kept, over that side.
+
+        Every block takes rows from all over the side, in equal strides: where the side
+        is sharded over devices, each of them has its share of every block.
+        """
         kept, summed = self.left(), self.right()
         if axis == 0:
             kept, summed = summed, kept
-        pairs = self.pairs if axis == 1 else lambda a, b: self.pairs(b, a).T
+        pairs = self.pairs if axis == 1 else self.pairs_by_columns
+        size = self.shape[1 - axis]
+        count = -(-size // self.block)
+        block = -(-size // count)
+
+        def divided(x):
+            short = [(0, count * block - size)] + [(0, 0)] * (x.ndim - 1)
+            x = jnp.pad(x, short, mode="edge") if count * block > size else x
+            return jnp.moveaxis(x.reshape(block, count, *x.shape[1:]), 1, 0)
 
         @jax.checkpoint
-        def one(points):
-            row = jax.tree.map(lambda x: x[None], points)
-            out = function(pairs(row, summed))
-            return jax.tree.map(lambda x: x[0], out)
+        def one(rows):
+            return function(pairs(rows[0], summed), *rows[1:])
 
-        return jax.lax.map(one, kept, batch_size=self.block)
+        out = jax.lax.map(one, jax.tree.map(divided, (kept, *values)))
+        whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])[:size]
+        return jax.tree.map(whole, out)
 
     def sums(self, potential, weights, epsilon, axis):
         def function(cost):
             return shifted_sum(cost, potential[None], weights[None], epsilon, 1)
 
         return self._kept(function, axis)
+
+    def product(self, potentials, values, epsilon, axis):
+        kept, summed = potentials if axis == 1 else potentials[::-1]
+
+        def function(cost, kept):
+            entries = kernel_of(cost, kept[:, None], summed[None], epsilon)
+            if values.ndim == 1:
+                return jnp.sum(entries * values[None], 1)
+            return jnp.matmul(entries, values, precision=HIGHEST)
+
+        return self._kept(function, axis, kept)
 
     def apply(self, vector, axis, function=None):
         return self._kept(lambda cost: applied(cost, vector, 1, function), axis)

@@ -70,6 +70,9 @@ class LowRankCost(BlockedGeometry):
     def pairs(self, left, right):
         return jnp.matmul(left, right.T, precision=HIGHEST)
 
+    def pairs_by_columns(self, right, left):
+        return self.pairs(right, left)
+
     def apply(self, vector, axis, function=None):
         if function is not None:
             return super().apply(vector, axis, function)
@@ -80,7 +83,8 @@ class LowRankCost(BlockedGeometry):
         return jnp.matmul(kept, inner, precision=HIGHEST)
 
     def scale(self):
-        return jnp.mean(self.left_factor, 0) @ jnp.mean(self.right_factor, 0)
+        left, right = (jnp.mean(z, 0) for z in (self.left_factor, self.right_factor))
+        return jnp.sum(left * right)
 
 
 def low_rank(cloud: PointCloud, *, block: int = 256) -> LowRankCost:

@@ -35,7 +35,7 @@ def p_norm(p: float) -> CostFunction:
 def cosine(x: chex.Array, y: chex.Array) -> chex.Array:
     r"""The cost :math:`1 - x^\top y / (\|x\| \|y\|)`; one where a point is zero."""
     size = _root(jnp.sum(x**2), 2) * _root(jnp.sum(y**2), 2)
-    return 1 - jnp.where(size > 0, x @ y / jnp.where(size > 0, size, 1), 0)
+    return 1 - jnp.where(size > 0, jnp.sum(x * y) / jnp.where(size > 0, size, 1), 0)
 
 
 def _root(total, p):
@@ -45,6 +45,11 @@ def _root(total, p):
 
 class PointCloud(BlockedGeometry):
     r"""The cost between points in space.
+
+    On several devices: shard the rows of `x`, and with them the weights a, over a mesh
+    with automatic axes, and leave `y` on every device. Potentials of rows, kernels and
+    the blocks of an online cloud are then sharded alike; sums over rows are what
+    devices exchange, vectors of m.
 
     Args:
         x: the points of the rows: (n, d), real.
@@ -87,10 +92,10 @@ class PointCloud(BlockedGeometry):
                 "points are arrays (n, d) and (m, d) that are not empty, got shapes "
                 f"{x.shape} and {y.shape}."
             )
-        if not callable(cost):
+        if not callable(cost) or cost is p_norm:
             raise ValueError(
                 "cost must be a function of two points such as "
-                f"transport.squared_euclidean, got {cost!r}."
+                f"transport.squared_euclidean or transport.p_norm(1.5), got {cost!r}."
             )
         if block is not None and (not isinstance(block, int) or block < 1):
             raise ValueError(f"block must be a positive integer, got {block!r}.")
@@ -119,15 +124,21 @@ class PointCloud(BlockedGeometry):
         return self.y
 
     def pairs(self, left, right):
+        return self._costs(left, right, self.cost)
+
+    def pairs_by_columns(self, right, left):
+        return self._costs(right, left, lambda y, x: self.cost(x, y))
+
+    def _costs(self, outer, inner, cost):
+        """The cost between all points of one side and all of the other."""
         if self.cost is squared_euclidean:
             # About a common centre, where less of the squares cancels.
-            centre = jax.lax.stop_gradient(jnp.mean(right, 0, keepdims=True))
-            left, right = left - centre, right - centre
-            products = jnp.matmul(left, right.T, precision=HIGHEST)
-            squares = jnp.sum(left**2, 1)[:, None] + jnp.sum(right**2, 1)[None]
+            centre = jax.lax.stop_gradient(jnp.mean(self.y, 0, keepdims=True))
+            outer, inner = outer - centre, inner - centre
+            products = jnp.matmul(outer, inner.T, precision=HIGHEST)
+            squares = jnp.sum(outer**2, 1)[:, None] + jnp.sum(inner**2, 1)[None]
             return jnp.maximum(squares - 2 * products, 0)
-        one = jax.vmap(self.cost, (None, 0))
-        return jax.vmap(one, (0, None))(left, right)
+        return jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(outer, inner)
 
     def stored(self) -> Geometry:
         return DenseCost(self.matrix()) if self.rows is None else self

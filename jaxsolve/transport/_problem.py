@@ -33,14 +33,16 @@ class TransportProblem(eqx.Module):
     with potentials that stay finite where weights are zero. What solvers look for is
     :math:`f`; the best :math:`g` follows from it by `other`. In a balanced problem
     :math:`f` is determined up to a constant: solvers return :math:`\langle a, f \rangle
-    = 0`.
+    = 0`. For other numbers make another problem: by a checksum that is taken here, the
+    state of a solver knows whose it is.
 
     Args:
         geometry: the cost: a `Geometry`, a matrix (n, m), or an OTT geometry.
-        a: weights of the rows, (n,), not negative; uniform by default.
+        a: weights of the rows, (n,), not negative; uniform by default. Where they are
+            zero, costs must be numbers all the same.
         b: those of the columns, (m,), of the same sum.
         epsilon: the temperature, positive, in units of the cost; by default a twentieth
-            of the mean cost.
+            of the mean cost, a constant to derivatives.
         tau_a: :math:`\rho_a / (\rho_a + \epsilon)`, in (0, 1]; at 1 rows are balanced.
         tau_b: the same, of the columns.
 
@@ -70,6 +72,9 @@ class TransportProblem(eqx.Module):
     epsilon: chex.Array  # (), real.
     rho_a: chex.Array | None  # (), real; None where rows are balanced.
     rho_b: chex.Array | None  # (), real; None where columns are balanced.
+    mark: (
+        chex.Array
+    )  # (), float32: of all the above, so that states know their problem.
 
     def __init__(
         self,
@@ -87,13 +92,16 @@ class TransportProblem(eqx.Module):
         self.geometry = geometry
         self.a, self.b = _weights("a", a, n, dtype), _weights("b", b, m, dtype)
         if epsilon is None:
-            epsilon = 0.05 * jax.lax.stop_gradient(geometry.scale())
+            mean = jax.lax.stop_gradient(geometry.scale())
+            epsilon = jnp.where(mean == 0, 1, 0.05 * mean)
         epsilon = jnp.asarray(epsilon)
         if epsilon.shape != () or not jnp.issubdtype(epsilon.dtype, jnp.number):
             raise ValueError(f"epsilon is one number, got shape {epsilon.shape}.")
         self.epsilon = epsilon.astype(dtype)
         self.rho_a = _rho("tau_a", tau_a, self.epsilon)
         self.rho_b = _rho("tau_b", tau_b, self.epsilon)
+        known = geometry, self.a, self.b, self.epsilon, self.rho_a, self.rho_b
+        self.mark = _mark(known).astype(dtype)
         _check(self)
 
     @property
@@ -141,6 +149,24 @@ class TransportProblem(eqx.Module):
         mass = jnp.sum(self.a)
         return dot(self.a, f) / jnp.where(mass > 0, mass, 1)
 
+    def best_shift(self, f: chex.Array, g: chex.Array) -> chex.Array:
+        """The s for which (f + s, g - s) is best, or centred if all are: (), real."""
+        if self.balanced:
+            return -self.centre(f)
+        shift = self._priced_shift(f, g)
+        return jnp.where(jnp.isfinite(shift), shift, 0)
+
+    def _priced_shift(self, f, g):
+        mass = lambda w, h, rho: jax.scipy.special.logsumexp(-h / rho, b=w)
+        if self.rho_b is None:
+            a = mass(self.a, f, self.rho_a)
+            return self.rho_a * (a - jnp.log(jnp.sum(self.b)))
+        b = mass(self.b, g, self.rho_b)
+        if self.rho_a is None:
+            return self.rho_b * (jnp.log(jnp.sum(self.a)) - b)
+        price = self.rho_a * self.rho_b / (self.rho_a + self.rho_b)
+        return price * (mass(self.a, f, self.rho_a) - b)
+
     def dual_value(self, f: chex.Array) -> chex.Array:
         """The dual objective at f and the best g, the optimal value at a solution."""
         g = self.other(f)
@@ -187,11 +213,11 @@ class TransportProblem(eqx.Module):
             (n,) or (n, k); for axis 0 (m,) or (m, k).
         """
         kernel = self.geometry.kernel(f, self.other(f), self.epsilon)
+        wide = lambda weights: weights if values.ndim == 1 else weights[:, None]
+        a, b = wide(self.a), wide(self.b)
         if axis == 1:
-            one = lambda v: self.a * kernel.times(self.b * v)
-        else:
-            one = lambda v: self.b * kernel.transposed(self.a * v)
-        return one(values) if values.ndim == 1 else jax.vmap(one, 1, 1)(values)
+            return a * kernel.times(b * values)
+        return b * kernel.transposed(a * values)
 
 
 def damped(potential, rho, epsilon):
@@ -200,8 +226,9 @@ def damped(potential, rho, epsilon):
 
 
 def dot(weights, values):
-    """The sum of products, where no weight is zero."""
-    return jnp.sum(jnp.where(weights > 0, weights * values, 0))
+    """The sum of products, of what is finite: potentials without weight need not be."""
+    finite = lambda z: jnp.where(jnp.isfinite(z), z, 0)
+    return jnp.sum(finite(weights) * finite(values))
 
 
 def dual(weights, potential, rho):
@@ -211,6 +238,21 @@ def dual(weights, potential, rho):
     return -rho * dot(weights, jnp.expm1(-potential / rho))
 
 
+def is_stored(problem: TransportProblem) -> bool:
+    """Whether the cost is a matrix, and so may be a kernel."""
+    return isinstance(problem.geometry, DenseCost)
+
+
+def rounding(
+    problem: TransportProblem, f: chex.Array, g: chex.Array, epsilon: chex.Array
+) -> chex.Array:
+    """The L1 error of marginals, over the mass, that no rounding can tell from zero."""
+    digit = float(jnp.finfo(f.dtype).eps)
+    size = dot(problem.a, jnp.abs(f)) / jnp.sum(problem.a)
+    size = size + dot(problem.b, jnp.abs(g)) / jnp.sum(problem.b)
+    return 0.25 * digit * size / epsilon
+
+
 def sane(problem: TransportProblem) -> chex.Array:
     """Whether weights and temperature make sense: (), bool."""
     a, b = problem.a, problem.b
@@ -218,6 +260,8 @@ def sane(problem: TransportProblem) -> chex.Array:
     signs = jnp.all(a >= 0) & jnp.all(b >= 0)
     there = (jnp.sum(a) > 0) & (jnp.sum(b) > 0)
     good = real & signs & there & (problem.epsilon > 0)
+    for price in (problem.rho_a, problem.rho_b):
+        good = good if price is None else good & (price > 0)
     return good & jnp.isfinite(problem.epsilon)
 
 
@@ -259,6 +303,22 @@ def as_geometry(geometry: Any) -> Geometry:
     )
 
 
+def _mark(tree):
+    """A number that other arrays hardly share: a checksum of all bits, (), uint32."""
+    total = jnp.zeros((), jnp.uint32)
+    for k, leaf in enumerate(jax.tree.leaves(eqx.filter(tree, eqx.is_array))):
+        size = leaf.dtype.itemsize
+        word = {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32)
+        words = jnp.ravel(jax.lax.bitcast_convert_type(leaf, word)).astype(jnp.uint32)
+        place = (jax.lax.iota(jnp.uint32, words.size) + k) * jnp.uint32(0x9E3779B9)
+        # Every bit of a word and of its place changes half of those of the sum.
+        words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B) ^ place
+        words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
+        words = words ^ (words >> 16)
+        total = total * jnp.uint32(31) + jnp.sum(words, dtype=jnp.uint32)
+    return total >> 8  # what a float32 can hold
+
+
 def _weights(name, weights, size, dtype):
     if weights is None:
         return jnp.full((size,), 1 / size, dtype)
@@ -266,7 +326,7 @@ def _weights(name, weights, size, dtype):
     if weights.shape != (size,):
         raise ValueError(
             f"{name} has one weight for each point, ({size},), got shape "
-            f"{weights.shape}."
+            f"{weights.shape}. Two clouds of points are transport.PointCloud(x, y)."
         )
     return weights.astype(dtype)
 
@@ -278,10 +338,18 @@ def _rho(name, tau, epsilon):
         if float(tau) == 1:
             return None
     tau = jnp.asarray(tau, epsilon.dtype)
-    return epsilon * tau / (1 - tau)
+    # A traced 1 is as good as balanced, and finite.
+    rho = epsilon * tau / jnp.maximum(1 - tau, float(jnp.finfo(tau.dtype).eps))
+    return jnp.where((tau > 0) & (tau <= 1), rho, jnp.nan)
 
 
 def _check(problem):
+    # Inside jit, what is known there is computed with as it is traced.
+    with jax.ensure_compile_time_eval():
+        _check_known(problem)
+
+
+def _check_known(problem):
     a, b, epsilon = problem.a, problem.b, problem.epsilon
     for name, w in (("a", a), ("b", b)):
         if not core.is_concrete(w):

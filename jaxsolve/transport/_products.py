@@ -55,15 +55,24 @@ def bounded_exp(z: chex.Array) -> chex.Array:
     return jnp.exp(jnp.minimum(z, 0.45 * math.log(float(jnp.finfo(z.dtype).max))))
 
 
+def kernel_of(
+    cost: chex.Array, f: chex.Array, g: chex.Array, epsilon: chex.Array
+) -> chex.Array:
+    r"""Computes :math:`\exp((f + g - C) / \epsilon)`, bounded; 0 at infinite costs."""
+    forbidden = cost == jnp.inf
+    z = (f + g - jnp.where(forbidden, 0, cost)) / epsilon
+    return jnp.where(forbidden, 0, bounded_exp(z))
+
+
 class StoredKernel(eqx.Module):
     """A matrix that is kept, and its products."""
 
     matrix: chex.Array  # (n, m), real.
 
     def times(self, v: chex.Array) -> chex.Array:
-        """The product with a vector over the columns: (m,) to (n,)."""
+        """The product with what is over the columns: (m,) or (m, k) to (n,), (n, k)."""
         return jnp.matmul(self.matrix, v, precision=HIGHEST)
 
     def transposed(self, u: chex.Array) -> chex.Array:
-        """The product of the transpose with a vector over the rows: (n,) to (m,)."""
-        return jnp.matmul(u, self.matrix, precision=HIGHEST)
+        """The transpose's, with what is over the rows: to (m,) or (m, k)."""
+        return jnp.matmul(u.T, self.matrix, precision=HIGHEST).T

@@ -51,7 +51,9 @@ def sparse_routing(
     of the plan, zero but for k tokens of each expert, and shares of a token add up to 1
     as far as `row_error` says. With :math:`k = n / m` that is a balanced assignment:
     if tokens do not tie, every one goes to one expert. With more room, tokens on the
-    border are divided. The higher :math:`\gamma`, the more evenly.
+    border are divided. The higher :math:`\gamma`, the more evenly. Where tokens tie, as
+    of padding or of a router that begins with zeros, experts choose the same ones, and
+    `row_error` is large: add a little noise to such scores.
 
     The weights that are returned are shares. They are differentiable in the scores by
     the implicit rule, whether the solve has converged or not: routing goes on where

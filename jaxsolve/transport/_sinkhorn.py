@@ -11,8 +11,12 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.transport import _continuation
 from jaxsolve.transport._continuation import Continuation
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
-from jaxsolve.transport._geometry import DenseCost
-from jaxsolve.transport._problem import TransportProblem, damped, status_of_problem
+from jaxsolve.transport._problem import (
+    damped,
+    is_stored,
+    rounding,
+    status_of_problem,
+)
 from jaxsolve.transport._products import StoredKernel
 from jaxsolve.transport._products import bounded_exp as _exp
 
@@ -31,6 +35,7 @@ class SinkhornState(NamedTuple):
     steps: chex.Array  # (), int32: updates at this temperature.
     best: chex.Array  # (), real: the least error at this temperature.
     idle: chex.Array  # (), int32: updates since.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
     kernel: chex.Array | None  # (n, m): exp((f + g - C) / epsilon) at the anchors.
     anchor_f: chex.Array | None  # (n,), real.
     anchor_g: chex.Array | None  # (m,), real.
@@ -62,8 +67,8 @@ def sinkhorn(
     On a *kernel* these are two matrix-vector products with :math:`\exp((\bar f_i + \bar
     g_j - C_{ij}) / \epsilon)`, kept in the state; when a potential is `radius` times
     :math:`\epsilon` from its anchor, or anything under- or overflows, that update is
-    taken in the log domain instead, and the kernel is computed anew. A state resumes on
-    the same problem only.
+    taken in the log domain instead, and the kernel is computed anew; and so when the
+    state is given another problem.
 
     Balanced potentials are centred, :math:`\langle a, f \rangle = 0`. Where both
     marginals are unbalanced, an update ends with the best shift :math:`(f + s, g - s)`,
@@ -73,7 +78,8 @@ def sinkhorn(
 
     Args:
         kernel: whether a kernel is kept; not of geometries that are never stored, which
-            compute in the log domain whatever this is.
+            compute in the log domain whatever this is. To the rules `core.unrolled` and
+            `core.truncated` it may be a constant: differentiate by these without it.
         relaxation: :math:`\omega` in (0, 2); "adaptive" is 1 for `start` updates at the
             last temperature and then :math:`2 / (1 + \sqrt{1 - \theta})`, with
             :math:`\theta` the ratio of the last two errors, until an error is ten times
@@ -88,7 +94,8 @@ def sinkhorn(
         A solver. Its error is :math:`(\|P 1 - a\|_1 + \|P^\top 1 - b\|_1)` over the
         mass of b (:math:`a e^{-f / \rho_a}` in place of a, if unbalanced), at the
         problem's temperature, of the potentials that the last update began with;
-        infinite before. Its residual is that of the rows at the best g.
+        infinite before. No less than rounding makes it, as of `newton_transport`. Its
+        residual is that of the rows at the best g.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -144,6 +151,7 @@ def sinkhorn(
             steps=count,
             best=inf,
             idle=count,
+            mark=data.mark,
             # Zero is no kernel of anything: the first update computes one.
             kernel=jnp.zeros((n, m), dtype) if stores else None,
             anchor_f=jnp.zeros(n, dtype) if stores else None,
@@ -153,6 +161,9 @@ def sinkhorn(
     def update(params, state, data):
         f, unravel = potential_of(params, data, state.point)
         f = jnp.where(jnp.isfinite(f), f, 0)
+        # On another problem, which may be hotter, all is computed anew.
+        stale = data.mark != state.mark
+        state = _forgotten(state, data, stale, continuation, adaptive)
         epsilon = state.epsilon
         fresh = state.steps == 0
 
@@ -184,11 +195,11 @@ def sinkhorn(
         rows = data.a * (_exp((f - f_raw) / epsilon)) - data.wanted_rows(f)
         columns = data.b * (_exp((g - g_raw) / epsilon)) - data.wanted_columns(g)
         total = _absolute(data.a, rows) + _absolute(data.b, columns)
-        error = total / jnp.sum(data.b)
+        error = jnp.maximum(total / jnp.sum(data.b), rounding(data, f, g, epsilon))
         error = jnp.where(jnp.isfinite(error), error, jnp.inf)
 
         if recentre and data.rho_a is not None and data.rho_b is not None:
-            shift = _best_shift(data, f_new, g)
+            shift = data.best_shift(f_new, g)
             f_new, g = f_new + shift, g - shift
         centre = data.centre(f_new)
         f_new, g = f_new - centre, g + centre
@@ -211,7 +222,7 @@ def sinkhorn(
         best = jnp.minimum(error, state.best)
         omega = state.relaxation
         if adaptive:
-            omega = _adapted(state, error, best, final & (steps == start))
+            omega = adapted(state, error, best, final & (steps == start))
         reset = lambda x: jnp.where(onward, jnp.inf, x)
         return unravel(f_new), SinkhornState(
             state.count + 1,
@@ -225,15 +236,26 @@ def sinkhorn(
             steps,
             reset(best),
             jnp.where(onward, 0, idle),
+            data.mark,
             *anchors,
         )
 
     return core.Solver(init, update, residual, potential_rule())
 
 
-def is_stored(data: TransportProblem) -> bool:
-    """Whether the cost is a matrix, and so may be a kernel."""
-    return isinstance(data.geometry, DenseCost)
+def _forgotten(state, data, stale, continuation, adaptive):
+    """The state, on another problem without what it knew of the last."""
+    none = lambda new, old: jnp.where(stale, new, old).astype(old.dtype)
+    epsilon = _continuation.resumed(continuation, data, state.epsilon)
+    return state._replace(
+        status=none(as_status(Status.RUNNING), state.status),
+        epsilon=none(epsilon, state.epsilon),
+        relaxation=none(1, state.relaxation) if adaptive else state.relaxation,
+        last=none(jnp.inf, state.last),
+        steps=none(0, state.steps),
+        best=none(jnp.inf, state.best),
+        idle=none(0, state.idle),
+    )
 
 
 def _by_kernel(data, state, f, sweep, in_logs, radius):
@@ -277,13 +299,6 @@ def _absolute(weights, gap):
     return jnp.sum(jnp.where(weights > 0, jnp.abs(gap), 0))
 
 
-def _best_shift(data, f, g):
-    """The s for which (f + s, g - s) is best, where both marginals have a price."""
-    lse = lambda w, h, rho: jax.scipy.special.logsumexp(-h / rho, b=w)
-    gap = lse(data.a, f, data.rho_a) - lse(data.b, g, data.rho_b)
-    return data.rho_a * data.rho_b / (data.rho_a + data.rho_b) * gap
-
-
 def _judge(data, feasible, f_raw, g_raw, before):
     """The status, but for stalls."""
     number = ~(jnp.any(jnp.isnan(f_raw)) | jnp.any(jnp.isnan(g_raw)))
@@ -292,7 +307,7 @@ def _judge(data, feasible, f_raw, g_raw, before):
     return jnp.where(number, status, as_status(Status.DIVERGED))
 
 
-def _adapted(state, error, best, now):
+def adapted(state, error, best, now):
     """The relaxation that suits the rate seen so far; none after it has misled."""
     theta = jnp.clip(error / state.last, 0, 0.99)
     theta = jnp.where(jnp.isfinite(theta), theta, 0)

@@ -35,8 +35,8 @@ def sinkhorn_layer(
         epsilon: the temperature, in units of the scores.
         a: the sums of the rows: (n,), ones by default.
         b: those of the columns: (m,), each n / m by default.
-        tol: bound on the relative L1 error of the sums; 1e-6 by default, in single
-            precision its floor.
+        tol: bound on the relative L1 error of the sums; by default 1e-6, or what can be
+            reached: four machine epsilons of the spread of scores over `epsilon`.
 
     Returns:
         P: (..., n, m); NaN derivatives where it has not converged.
@@ -76,7 +76,7 @@ def sinkhorn_layer(
             a / mass,
             b / mass,
             epsilon=epsilon,
-            tol=_tol(tol, dtype),
+            tol=_tol(tol, scores.astype(dtype), epsilon),
         )
         return mass * solution.plan()
 
@@ -182,7 +182,7 @@ def soft_quantile(
 
     Args:
         x: (..., n, ...), real.
-        level: of the quantile, between `width` / 2 and 1 less that.
+        level: of the quantile, in [0, 1]; the same beyond half a `width` from an end.
         width: the share of the values that are averaged; 1 / n by default.
         epsilon: as of `soft_sort`.
         axis: along which the values lie.
@@ -204,14 +204,15 @@ def soft_quantile(
     References:
         As `soft_sort`, Section 4.
     """
+    if jnp.ndim(level) or (core.is_concrete(level) and not 0 <= float(level) <= 1):
+        raise ValueError(f"level is one number in [0, 1], got {level!r}.")
+    if width is not None and not 0 < width < 1:
+        raise ValueError(f"width is in (0, 1), got {width!r}.")
 
     def one(x):
         share = 1 / x.size if width is None else width
-        if core.is_concrete(level) and not share / 2 <= float(level) <= 1 - share / 2:
-            raise ValueError(
-                f"level is between {share / 2:g} and {1 - share / 2:g}, got {level!r}."
-            )
-        below = jnp.asarray(level, x.dtype) - share / 2
+        middle = jnp.clip(jnp.asarray(level, x.dtype), share / 2, 1 - share / 2)
+        below = middle - share / 2
         slots = jnp.stack([below, jnp.full_like(below, share), 1 - share - below])
         solution = _to_line(x, 3, slots, epsilon, tol)
         return solution.apply(x, 0)[1] / share
@@ -256,7 +257,7 @@ def soft_top_k(
 
     def one(x):
         if not isinstance(k, int) or not 0 < k < x.size:
-            raise ValueError(f"k is from 1 to {x.size - 1}, got {k!r}.")
+            raise ValueError(f"k is an integer from 1 to {x.size - 1}, got {k!r}.")
         share = jnp.array([1 - k / x.size, k / x.size], x.dtype)
         upper = jnp.array([0, 1], x.dtype)
         return _to_line(x, 2, share, epsilon, tol).apply(upper, 1) * x.size
@@ -287,11 +288,16 @@ def _to_line(x, count, weights, epsilon, tol) -> TransportSolution:
     line = jnp.linspace(0, 1, count, dtype=x.dtype)
     cost = (squashed[:, None] - line[None, :]) ** 2
     return solve(
-        DenseCost(cost), None, weights, epsilon=epsilon, tol=_tol(tol, x.dtype)
+        DenseCost(cost), None, weights, epsilon=epsilon, tol=_tol(tol, cost, epsilon)
     )
 
 
-def _tol(tol, dtype):
+def _tol(tol, cost, epsilon):
+    """The tolerance; by default what can be reached and differentiated at."""
     if tol is not None:
         return tol
-    return max(TOL, 20 * float(jnp.finfo(dtype).eps))
+    digit = float(jnp.finfo(cost.dtype).eps)
+    cost = jax.lax.stop_gradient(jnp.where(jnp.isfinite(cost), cost, 0))
+    epsilon = jax.lax.stop_gradient(jnp.asarray(epsilon).astype(cost.dtype))
+    spread = (jnp.max(cost) - jnp.min(cost)) / epsilon
+    return jnp.clip(4 * digit * spread, max(TOL, 20 * digit), 1e-2).astype(cost.dtype)

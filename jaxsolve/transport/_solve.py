@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from jaxsolve import core
 from jaxsolve.core import Status
-from jaxsolve.transport._derivative import residual
+from jaxsolve.transport._derivative import potential_rule, residual
 from jaxsolve.transport._geometry import Geometry
 from jaxsolve.transport._newton import newton_transport
-from jaxsolve.transport._problem import TransportProblem
+from jaxsolve.transport._problem import TransportProblem, rounding
 from jaxsolve.transport._sinkhorn import sinkhorn
 
 
@@ -20,9 +20,9 @@ class TransportSolution(eqx.Module):
     """A solved problem of entropic transport, and what one asks of it.
 
     Everything is differentiable in costs, points, weights, temperature and penalties:
-    `dual_value` without a linear solve, by Danskin's theorem, all else through the
-    implicit derivative of the potential. Where the run has not converged, derivatives
-    are not finite.
+    `dual_value` without a linear solve, by Danskin's theorem (its second derivatives
+    with one), all else through the implicit derivative of the potential. Where the run
+    has not converged, derivatives are not finite.
     """
 
     problem: TransportProblem
@@ -45,7 +45,17 @@ class TransportSolution(eqx.Module):
     @property
     def g(self) -> chex.Array:
         """The potential of the columns: (m,), real."""
-        return self.problem.other(self.f)
+        problem, f = self._one()
+        return problem.other(f)
+
+    def _one(self):
+        """The problem and f, unless there are many."""
+        if self.f.ndim != 1:
+            raise ValueError(
+                f"this solution is a batch, of shape {self.f.shape[:-1]}: ask each of "
+                "its lanes, as in jax.vmap(lambda s: s.cost)(solution)."
+            )
+        return self.problem, self.f
 
     @property
     def potentials(self) -> tuple[chex.Array, chex.Array]:
@@ -54,7 +64,8 @@ class TransportSolution(eqx.Module):
 
     def plan(self) -> chex.Array:
         """The plan: (n, m), real. Memory grows with n m, whatever the geometry."""
-        return self.problem.plan(self.f)
+        problem, f = self._one()
+        return problem.plan(f)
 
     def apply(self, values: chex.Array, axis: int = 1) -> chex.Array:
         """Multiplies the plan, or for axis 0 its transpose, by values.
@@ -66,7 +77,8 @@ class TransportSolution(eqx.Module):
         Returns:
             (n,) or (n, k); for axis 0 (m,) or (m, k).
         """
-        return self.problem.apply(self.f, values, axis)
+        problem, f = self._one()
+        return problem.apply(f, values, axis)
 
     def push(self, values: chex.Array, axis: int = 1) -> chex.Array:
         """The mean of values over the plan's rows: barycentric projection.
@@ -88,19 +100,19 @@ class TransportSolution(eqx.Module):
     @property
     def cost(self) -> chex.Array:
         """The cost of the plan without its entropy: (), real."""
-        return self.problem.cost(self.f)
+        problem, f = self._one()
+        return problem.cost(f)
 
     @property
     def dual_value(self) -> chex.Array:
         """The optimal value, entropy and penalties included: (), real."""
-        return self.problem.dual_value(self.frozen)
+        problem, f = self._one()
+        return _optimal_value(f, self.frozen, problem)
 
     @property
     def marginal_error(self) -> chex.Array:
         """The L1 error of the rows over the mass; the columns are exact: (), real."""
-        p, (f, g) = self.problem, self.potentials
-        gap = jnp.where(p.a > 0, p.rows(f, g) - p.wanted_rows(f), 0)
-        return jnp.sum(jnp.abs(gap)) / jnp.sum(p.b)
+        return _marginal_error(*self._one())
 
     def __repr__(self):
         if isinstance(self.status, jax.core.Tracer) or jnp.shape(self.status) != ():
@@ -113,8 +125,27 @@ class TransportSolution(eqx.Module):
         )
 
 
+@jax.custom_jvp
+def _optimal_value(f, frozen, problem):
+    """The dual value, by Danskin's theorem at all orders of derivatives.
+
+    The first takes f as constant, without a linear solve; it depends on f itself, so
+    that the second is right, with one.
+    """
+    del f
+    return problem.dual_value(frozen)
+
+
+@_optimal_value.defjvp
+def _(primals, tangents):
+    f, _, problem = primals
+    _, refusal, change = tangents  # not finite where the run has not converged, or 0
+    value = lambda f, problem: problem.dual_value(f)
+    return jax.jvp(value, (f, problem), (refusal, change))
+
+
 def solve(
-    geometry: Geometry | chex.Array,
+    geometry: Geometry | chex.Array | TransportProblem,
     a: chex.Array | None = None,
     b: chex.Array | None = None,
     *,
@@ -133,14 +164,16 @@ def solve(
     matrix, unless the geometry is online or separable.
 
     Args:
-        geometry: the cost: a matrix (n, m), a `PointCloud`, a `GridCost`, ...
+        geometry: the cost: a matrix (n, m), a `PointCloud`, a `GridCost`, ...; or the
+            whole `TransportProblem`.
         a: weights of the rows, (n,); uniform by default.
         b: those of the columns, (m,).
         epsilon: the temperature, in units of the cost; by default a twentieth of the
             mean cost.
         tau_a: :math:`\rho_a / (\rho_a + \epsilon)`, in (0, 1]; at 1 rows are balanced.
         tau_b: the same, of the columns.
-        start: the potential f to start from, (n,); zero by default.
+        start: the potential f to start from, (n,); zero by default. Where it is near a
+            solution, its marginals half right, the run begins at the last temperature.
         tol: bound on the L1 error of the marginals over the mass; by default the square
             root of the machine epsilon of the cost's dtype.
         max_steps: pairs of kernel products, or sweeps, at most.
@@ -164,28 +197,53 @@ def solve(
         >>> jax.grad(value)(x**2).shape
         (30, 1)
     """
-    problem = TransportProblem(
-        geometry, a, b, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b
-    )
+    problem = geometry
+    if not isinstance(problem, TransportProblem):
+        problem = TransportProblem(
+            geometry, a, b, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b
+        )
+    elif a is not None or b is not None or epsilon is not None:
+        raise ValueError("a TransportProblem has its own weights and temperature.")
     n = problem.shape[0]
-    f = jnp.zeros(n, problem.geometry.dtype) if start is None else jnp.asarray(start)
-    found = core.run(newton_transport(), f, problem, tol=tol, max_steps=max_steps)
-    stalled = (found.status == Status.STALLED) | (found.status == Status.BREAKDOWN)
-    if not core.is_concrete(found.status) or jnp.any(stalled):
+    dtype = problem.geometry.dtype
+    f = jnp.zeros(n, dtype) if start is None else jnp.asarray(start, dtype)
+    tol = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
+    solver = newton_transport()
+    state = None if start is None else _near(solver, f, problem)
+    options = dict(tol=tol, derivative=core.stop())  # the rule comes at the end
+    found = core.run(solver, f, problem, max_steps=max_steps, state=state, **options)
+    params, status, state = found.params, found.status, found.state
+    count = found.state.count
+    stalled = (status == Status.STALLED) | (status == Status.BREAKDOWN)
+    if not core.is_concrete(status) or jnp.any(stalled):
         last = sinkhorn(kernel=False, relaxation="adaptive")
-        left = jnp.where(stalled, max_steps - found.state.count, 0)
-        begin = jax.lax.stop_gradient(found.params)
-        more = core.run(last, begin, problem, tol=tol, max_steps=left)
-        count = found.state.count + more.state.count
-        better = stalled & (more.state.error <= found.state.error)
+        fixed = jax.lax.stop_gradient(problem)
+        floor = rounding(fixed, params, fixed.other(params), fixed.epsilon)
+        hopes = stalled & (floor < jnp.asarray(tol).astype(dtype))
+        left = jnp.where(hopes, max_steps - count, 0)
+        more = core.run(last, params, problem, max_steps=left, **options)
+        count = count + more.state.count
+        better = stalled & (more.status == Status.CONVERGED)
         params, status = core.where(
-            better, (more.params, more.status), (found.params, found.status)
+            better, (more.params, more.status), (params, status)
         )
         state = (found.state, more.state)
-    else:
-        params, status, state = found.params, found.status, found.state
-        count = found.state.count
     ok = status == Status.CONVERGED
+    params = potential_rule().attach(residual, params, problem, ok)
     frozen = jax.lax.stop_gradient(params)
     frozen = core.envelope().attach(residual, frozen, problem, ok)
     return TransportSolution(problem, params, frozen, state, status, count)
+
+
+def _marginal_error(problem, f):
+    rows = problem.rows(f, problem.other(f))
+    gap = jnp.where(problem.a > 0, rows - problem.wanted_rows(f), 0)
+    return jnp.sum(jnp.abs(gap)) / jnp.sum(problem.b)
+
+
+def _near(solver, f, problem):
+    """The first state; at the last temperature, if f is near enough."""
+    state = solver.init(f, problem)
+    near = _marginal_error(problem, f) < 0.5
+    epsilon = jnp.where(near, problem.epsilon, state.epsilon)
+    return jax.lax.stop_gradient(state._replace(epsilon=epsilon))

@@ -14,7 +14,7 @@ def problem(cost, a, b, epsilon, prices=(None, None)):
     made = transport.TransportProblem.__new__(transport.TransportProblem)
     geometry = transport.DenseCost.__new__(transport.DenseCost)
     object.__setattr__(geometry, "cost", cost)
-    fields = dict(geometry=geometry, a=a, b=b, epsilon=epsilon)
+    fields = dict(geometry=geometry, a=a, b=b, epsilon=epsilon, mark=np.zeros(()))
     fields |= dict(zip(("rho_a", "rho_b"), prices, strict=True))
     for name, value in fields.items():
         object.__setattr__(made, name, value)

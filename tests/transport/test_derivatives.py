@@ -149,3 +149,20 @@ def test_a_run_that_has_not_converged_refuses():
     for k in range(2):
         gradient = jax.grad(lambda cost, k=k: total(cost)[k])(jnp.asarray(COST))
         assert not bool(jnp.any(jnp.isfinite(gradient)))
+
+
+def test_second_derivatives_of_the_value_are_those_of_differences(x64):
+    rng = np.random.default_rng(2)
+    x, y = (jnp.asarray(rng.uniform(size=(k, 2))) for k in (4, 5))
+
+    def value(t, which):
+        move = lambda z, k: z + (t if which == k else 0) * jnp.cos(3 * z)
+        cloud = transport.PointCloud(move(x, 0), move(y, 1))
+        epsilon = 0.1 * (1 + t) if which == 2 else 0.1
+        return transport.solve(cloud, epsilon=epsilon, tol=1e-12).dual_value
+
+    for which in range(3):
+        slope = jax.jit(jax.grad(value), static_argnums=1)
+        expected = (slope(1e-4, which) - slope(-1e-4, which)) / 2e-4
+        found = jax.jit(jax.hessian(value), static_argnums=1)(0.0, which)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -48,7 +48,8 @@ def test_newtons_step_is_that_of_the_dense_hessian(x64):
     update = jax.jit(solver.update)
     while not (jnp.any(state.direction != 0) and not state.solving):
         params, state = update(params, state, problem)
-    plan = np.asarray(problem.plan(jnp.zeros(5)))
+    swept = problem.best(problem.other(jnp.zeros(5)))  # a step of Sinkhorn's is first
+    plan = np.asarray(problem.plan(swept))
     a, eps = np.asarray(problem.a), 0.2
     hessian = (np.diag(plan.sum(1)) - plan / plan.sum(0) @ plan.T) / eps
     newton = np.linalg.solve(hessian + np.outer(a, a), a - plan.sum(1))
@@ -203,3 +204,23 @@ def test_nan_costs_end_as_diverged_and_spare_the_neighbours():
     expected = [Status.CONVERGED, Status.DIVERGED, Status.CONVERGED]
     assert list(out.status) == expected
     assert bool(jnp.all(jnp.isfinite(out.params)))
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [transport.newton_transport(), transport.sinkhorn()],
+    ids=["newton", "sinkhorn"],
+)
+def test_a_state_given_another_problem_finds_its_solution(x64, solver):
+    rng = np.random.default_rng(3)
+    cost, other = rng.uniform(size=(2, 9, 7))
+    one = transport.TransportProblem(jnp.asarray(cost), epsilon=0.05)
+    saved = jaxsolve.run(solver, jnp.zeros(9), one, max_steps=3000)
+    for epsilon in (0.05, 0.2, 0.02):  # as hot, hotter, colder
+        two = transport.TransportProblem(jnp.asarray(other), epsilon=epsilon)
+        out = jaxsolve.run(
+            solver, saved.params, two, state=saved.state, max_steps=3000, tol=1e-9
+        )
+        fresh = jaxsolve.run(solver, jnp.zeros(9), two, max_steps=3000, tol=1e-9)
+        assert out.converged
+        np.testing.assert_allclose(out.params, fresh.params, atol=1e-8)

@@ -8,7 +8,7 @@ from scipy.optimize import linprog
 from scipy.special import logsumexp
 
 import jaxsolve
-from jaxsolve import transport
+from jaxsolve import fixed_point, transport
 from jaxsolve.core import Status
 
 
@@ -249,3 +249,28 @@ def test_a_kernel_of_another_problem_is_not_used_again(x64):
 def test_options_out_of_range_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         transport.sinkhorn(**options)
+
+
+def test_known_weights_and_traced_prices_may_meet_inside_of_jit():
+    cost, a, b = jnp.ones((4, 4)), jnp.ones(4) / 4, jnp.ones(4) / 2
+
+    @jax.jit
+    def made(epsilon, tau):
+        problem = transport.TransportProblem(cost, a, a, epsilon=epsilon, tau_a=tau)
+        return problem.best(problem.other(jnp.zeros(4)))
+
+    np.testing.assert_allclose(made(0.1, 1.0), jnp.zeros(4), atol=1e-6)
+    with pytest.raises(ValueError, match="masses differ"):
+        jax.jit(lambda e: transport.TransportProblem(cost, a, b, epsilon=e).a)(0.1)
+
+
+def test_anderson_takes_no_more_sweeps_than_the_card(x64):
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.uniform(size=(60, 2))) for _ in range(2))
+    fast = fixed_point.accelerate(transport.sinkhorn())
+    for epsilon, sweeps in ((0.05, 24), (0.01, 81)):  # plain: 78 and 370
+        problem = transport.TransportProblem(
+            transport.PointCloud(x, y), epsilon=epsilon
+        )
+        out = jaxsolve.run(fast, jnp.zeros(60), problem, tol=1e-9)
+        assert out.converged and out.count <= sweeps

@@ -114,8 +114,8 @@ def test_a_ranking_is_learned_through_soft_ranks():
         (lambda: transport.sinkhorn_layer(jnp.ones(3)), "scores"),
         (lambda: transport.soft_sort(jnp.ones(0)), "values"),
         (lambda: transport.soft_sort(jnp.ones(3, int)), "floats"),
-        (lambda: transport.soft_top_k(jnp.ones(3), 3), "k is from"),
-        (lambda: transport.soft_quantile(jnp.ones(3), 0.0), "level"),
+        (lambda: transport.soft_top_k(jnp.ones(3), 3), "k is an integer from"),
+        (lambda: transport.soft_quantile(jnp.ones(3), 1.5), "level"),
         (lambda: transport.sinkhorn_layer(jnp.ones((2, 2)), epsilon=0.0), "epsilon"),
     ],
 )
