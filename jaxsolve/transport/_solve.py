@@ -202,8 +202,11 @@ def solve(
         problem = TransportProblem(
             geometry, a, b, epsilon=epsilon, tau_a=tau_a, tau_b=tau_b
         )
-    elif a is not None or b is not None or epsilon is not None:
-        raise ValueError("a TransportProblem has its own weights and temperature.")
+    elif not (a is b is epsilon is None and _is_one(tau_a) and _is_one(tau_b)):
+        raise ValueError(
+            "a TransportProblem has weights, temperature and prices of its own: give "
+            "these to it."
+        )
     n = problem.shape[0]
     dtype = problem.geometry.dtype
     f = jnp.zeros(n, dtype) if start is None else jnp.asarray(start, dtype)
@@ -233,6 +236,10 @@ def solve(
     frozen = jax.lax.stop_gradient(params)
     frozen = core.envelope().attach(residual, frozen, problem, ok)
     return TransportSolution(problem, params, frozen, state, status, count)
+
+
+def _is_one(tau):
+    return core.is_concrete(tau) and float(tau) == 1
 
 
 def _marginal_error(problem, f):

@@ -160,3 +160,11 @@ def test_the_value_of_gromov_is_its_cost_and_entropy(x64):
     entropy = jnp.sum(out.plan * jnp.log(out.plan * 20) - out.plan + 1 / 20)
     assert out.converged
     np.testing.assert_allclose(out.value, out.cost + 0.5 * entropy, rtol=1e-8)
+
+
+def test_a_problem_is_solved_as_it_is_or_not_at_all():
+    problem = transport.TransportProblem(jnp.eye(3), epsilon=0.1)
+    assert transport.solve(problem).converged
+    for options in ({"epsilon": 0.2}, {"tau_a": 0.5}, {"b": jnp.ones(3) / 3}):
+        with pytest.raises(ValueError, match="of its own"):
+            transport.solve(problem, **options)
