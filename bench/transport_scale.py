@@ -270,7 +270,8 @@ def _batch(options, data, bound):
         Contender("ott anderson", otts_batch(anderson=anderson), "5, ridge 1e-8"),
     ]
     judge = marginal_error(*data)
-    options = options._replace(compiles=1, calls=False, repeats=5)
+    repeats = min(options.repeats, 3)
+    options = options._replace(compiles=1, calls=False, repeats=repeats)
     figures = compare(contenders, matrix, data, judge, bound, options)
     ratio = figures.ratio("ott anderson", reference)
     return row(

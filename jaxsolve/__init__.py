@@ -1,6 +1,7 @@
 """Solvers inside JAX programs: init/update pairs that compile, batch, differentiate."""
 
 from jaxsolve import (
+    bilevel,
     composite,
     core,
     doors,
@@ -28,6 +29,7 @@ __all__ = (
     "Solution",
     "Solver",
     "Status",
+    "bilevel",
     "composite",
     "core",
     "doors",

@@ -24,10 +24,17 @@ from jaxsolve.core._derivative import (
 )
 from jaxsolve.core._iterate import iterate, scan
 from jaxsolve.core._lanes import any_lane, once
+from jaxsolve.core._linear import solve_linear
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._minibatch import MinibatchState, minibatch
 from jaxsolve.core._observe import plot_convergence
-from jaxsolve.core._optax import LinkState, OptaxState, from_optax, to_optax
+from jaxsolve.core._optax import (
+    LinkState,
+    OptaxState,
+    from_optax,
+    to_optax,
+    transform_pair,
+)
 from jaxsolve.core._run import run
 from jaxsolve.core._solution import Solution
 from jaxsolve.core._solver import (
@@ -107,9 +114,11 @@ __all__ = (
     "run",
     "scan",
     "solve_batch",
+    "solve_linear",
     "stop",
     "sup_norm",
     "to_optax",
+    "transform_pair",
     "truncated",
     "unrolled",
     "value_and_grad",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 
 from jaxsolve.core._lanes import any_lane
-from jaxsolve.core._tree import where
+from jaxsolve.core._tree import ravel, where
 
 DENSE_LIMIT = 1000  # unknowns up to which the matrix is formed and factorised
 FALLBACK_LIMIT = 2000  # up to which LU is tried where a Krylov method has failed
@@ -117,6 +117,49 @@ def _operator(system, rhs, structure):
     return lx.FunctionLinearOperator(
         system.mv, jax.eval_shape(lambda: rhs), frozenset(tags)
     )
+
+
+def solve_linear(
+    matvec: Callable,
+    rhs: chex.ArrayTree,
+    *,
+    symmetric: bool = False,
+    psd: bool = False,
+    linear_solve: lx.AbstractLinearSolver | Callable | None = None,
+) -> chex.ArrayTree:
+    """Solves with a linear map on trees, differentiably and transposably.
+
+    By LU up to 1,000 unknowns and BiCGStab above; where `psd`, by CG above 50. A solve
+    that failed is not a number.
+
+    Args:
+        matvec: as ``matvec(tree) -> tree``, linear, of trees like `rhs`.
+        rhs: a tree of float arrays.
+        symmetric: whether the map is symmetric.
+        psd: whether it is symmetric positive semi-definite.
+        linear_solve: as in `implicit`.
+
+    Returns:
+        The solution, like `rhs`.
+    """
+    b, unravel = ravel(rhs)
+    symmetric = symmetric or psd
+    structure = Structure(linear_solve, symmetric, psd)
+
+    def on_vectors(v):
+        return ravel(matvec(unravel(v)))[0].astype(b.dtype)
+
+    def attempt(mv, rhs):
+        transposed = jax.linear_transpose(mv, rhs)
+        flipped = mv if symmetric else lambda w: transposed(w)[0]
+        solution, trusted = solve(System(mv, flipped), rhs, structure)
+        nothing = jnp.where(jnp.all(rhs == 0), 0, jnp.nan).astype(rhs.dtype)
+        return jnp.where(trusted, solution, nothing)
+
+    solution = jax.lax.custom_linear_solve(
+        on_vectors, b, attempt, attempt, symmetric=symmetric
+    )
+    return unravel(solution)
 
 
 def operator_system(operator: lx.AbstractLinearOperator) -> System:

@@ -60,35 +60,23 @@ def from_optax(fun: Objective, transform: optax.GradientTransformation) -> Solve
         >>> bool(jaxsolve.run(solver, jnp.zeros(3), jnp.arange(3.0)).converged)
         True
     """
-    if not isinstance(transform, optax.GradientTransformation):
-        raise ValueError(
-            "an optax transformation is wanted, such as optax.adam(1e-3), got "
-            f"{type(transform).__name__}."
-        )
-    extra = optax.with_extra_args_support(transform)
+    begin, advance = transform_pair(transform)
     oracle = value_and_grad(fun)
 
     def init(params, data=None):
         del data
         inf = real_scalar(jnp.inf, params)
         count, running = jnp.zeros((), jnp.int32), as_status(Status.RUNNING)
-        inner = jax.tree.map(_strong, extra.init(params))
+        inner = begin(params)
         return OptaxState(count, inf, running, inf, inner)
 
     def update(params, state, data=None):
         value, grad = oracle(params, data)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and floats
-            updates, inner = extra.update(
-                grad,
-                state.inner,
-                params,
-                value=value,
-                grad=grad,
-                value_fn=lambda params: fun(params, data),
-            )
-        new_params = optax.apply_updates(params, updates)
+        value_fn = lambda params: fun(params, data)
+        new_params, inner = advance(
+            grad, state.inner, params, value=value, grad=grad, value_fn=value_fn
+        )
         finite = jnp.isfinite(value) & all_finite(grad) & all_finite(new_params)
-        inner = jax.tree.map(lambda new, old: new.astype(old.dtype), inner, state.inner)
         new_params = where(finite, new_params, params)
         inner = where(finite, inner, state.inner)
         # A momentum may yet leave a point where the gradient is zero.
@@ -102,6 +90,39 @@ def from_optax(fun: Objective, transform: optax.GradientTransformation) -> Solve
         return oracle(params, data)[1]
 
     return Solver(init, update, residual, implicit(psd=True))
+
+
+def transform_pair(transform: optax.GradientTransformation) -> tuple:
+    """Makes of an optax transformation a pair that a solver can embed.
+
+    Args:
+        transform: any optax transformation or chain.
+
+    Returns:
+        ``init(params) -> state``, whose leaves are strongly typed, and
+        ``step(grad, state, params, **extra) -> (params, state)``, which applies the
+        updates and keeps every dtype.
+
+    Raises:
+        ValueError: if `transform` is not an optax transformation.
+    """
+    if not isinstance(transform, optax.GradientTransformation):
+        raise ValueError(
+            "an optax transformation is wanted, such as optax.adam(1e-3), got "
+            f"{type(transform).__name__}."
+        )
+    transform = optax.with_extra_args_support(transform)
+
+    def init(params):
+        return jax.tree.map(_strong, transform.init(params))
+
+    def step(grad, state, params, **extra):
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and floats
+            updates, new = transform.update(grad, state, params, **extra)
+        new = jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
+        return optax.apply_updates(params, updates), new
+
+    return init, step
 
 
 def _strong(leaf):
