@@ -116,7 +116,7 @@ def transform_pair(transform: optax.GradientTransformation) -> tuple:
     def init(params):
         return jax.tree.map(_strong, transform.init(params))
 
-    def step(grad, state, params, **extra):
+    def step(grad, state, params, /, **extra):
         with jax.numpy_dtype_promotion("standard"):  # optax mixes counts and floats
             updates, new = transform.update(grad, state, params, **extra)
         new = jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
