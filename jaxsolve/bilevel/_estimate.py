@@ -33,12 +33,13 @@ class Linear(NamedTuple):
     rhs: chex.Array  # (dy,): f_y.
     residual: chex.Array  # (dy,): R.
     system: System  # of A = R_y, with the ridge.
-    across: Callable  # w -> R_x^T w
+    pull: Callable  # w -> R_x^T w, A^T w, in one pull-back
     solves: Solves
 
     def gradient(self, adjoint):
-        """The hypergradient that an adjoint gives: f_x - R_x^T w."""
-        return self.direct - self.across(adjoint)
+        """The hypergradient that an adjoint gives, f_x - R_x^T w, and A^T w - f_y."""
+        across, image = self.pull(adjoint)
+        return self.direct - across, image - self.rhs
 
 
 def linear(equations: Equations, levels: Levels) -> Linear:
@@ -62,7 +63,8 @@ def linear(equations: Equations, levels: Levels) -> Linear:
     pull = jax.linear_transpose(push, x, y)
     ridge = jnp.asarray(equations.ridge, y.dtype)
     mv = lambda v: push(jnp.zeros_like(x), v) + ridge * v
-    vm = lambda w: pull(w)[1] + ridge * w
+    both = lambda w: (pull(w)[0], pull(w)[1] + ridge * w)
+    vm = lambda w: both(w)[1]
     symmetric = equations.structure.symmetric
     system = System(mv, mv if symmetric else vm, symmetric, equations.structure.psd)
     return Linear(
@@ -71,7 +73,7 @@ def linear(equations: Equations, levels: Levels) -> Linear:
         rhs,
         found,
         system,
-        lambda w: pull(w)[0],
+        both,
         equations.linear_solve(system, y),
     )
 
@@ -104,16 +106,19 @@ def estimate(
     second = linear(equations, there)
     rest = second.rhs - second.system.vm(adjoint)
     correction = second.solves.transposed(rest, None, LOOSE)
-    wanted = _norm(rest)
-    left = _norm(second.system.vm(correction) - rest) / jnp.where(wanted > 0, wanted, 1)
-    corrected = second.gradient(adjoint + correction)
+    corrected, gap = second.gradient(adjoint + correction)
 
+    wanted, rounding = _norm(rest), 10 * eps * _norm(second.rhs)
+    left = jnp.maximum(_norm(gap) - rounding, 0) / jnp.where(wanted > 0, wanted, 1)
     before, after = _norm(point.residual), _norm(second.residual)
-    noise = 10 * eps * (_norm(point.system.mv(y)) + before)
+    floor = jax.lax.cond(
+        core.any_lane(after > CONTRACTION * before),
+        lambda: after <= 10 * eps * (_norm(point.system.mv(y)) + before),
+        lambda: jnp.zeros((), bool),
+    )
     negligible = _norm(d) <= 100 * eps * _norm(y)
     theta = after / jnp.where(before > 0, before, 1)
     theta = jnp.where(negligible, 0, theta)
-    floor = after <= noise
     known = jnp.isfinite(theta) & ((theta < CONTRACTION) | floor) & (left <= 0.5)
     difference = _norm(corrected - gradient)
     share = jnp.maximum(jnp.where(theta < CONTRACTION, theta, 0.5), left)

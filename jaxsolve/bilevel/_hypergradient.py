@@ -195,8 +195,8 @@ def implicit_at(equations, levels, start) -> Found:
     adjoint = jax.lax.custom_linear_solve(
         system.vm, rhs, backward, forward, symmetric=system.symmetric
     )
-    gap = jnp.linalg.norm(jax.lax.stop_gradient(system.vm(adjoint) - rhs))
-    return Found(point, point.gradient(adjoint), adjoint, gap)
+    gradient, gap = point.gradient(adjoint)
+    return Found(point, gradient, adjoint, jnp.linalg.norm(jax.lax.stop_gradient(gap)))
 
 
 def _first(start, y, system, rhs):
