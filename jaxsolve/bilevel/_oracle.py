@@ -106,7 +106,7 @@ def upper_step(
     init, advance = core.transform_pair(optimizer)
 
     def step(grad, state, x, value=None):
-        extra = {} if value is None else {"value": value}
+        extra = {} if value is None else {"value": value, "grad": grad}
         new_x, state = advance(grad, state, x, **extra)
         if problem.upper_set is not None:
             new_x = problem.upper_set(new_x)
