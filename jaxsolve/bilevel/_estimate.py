@@ -11,7 +11,8 @@ from jaxsolve import core
 from jaxsolve.bilevel._linear_solves import LinearSolve, Solves, System
 from jaxsolve.bilevel._problem import Levels
 
-LOOSE = 1e-2  # to which the estimate solves its systems, of their own right-hand sides
+LOOSE = 1e-4  # to which the estimate solves its systems, of their own right-hand sides
+LEAST = 1e-2  # share of its own error that a corrected gradient is said to keep
 CONTRACTION = 0.125  # of the residual, above which nothing is known of the error
 
 
@@ -116,7 +117,7 @@ def estimate(
         lambda: after <= 10 * eps * (_norm(point.system.mv(y)) + before),
         lambda: jnp.zeros((), bool),
     )
-    negligible = _norm(d) <= 100 * eps * _norm(y)
+    negligible = jnp.all(jnp.abs(d) <= 100 * eps * jnp.abs(y))
     theta = after / jnp.where(before > 0, before, 1)
     theta = jnp.where(negligible, 0, theta)
     known = jnp.isfinite(theta) & ((theta < CONTRACTION) | floor) & (left <= 0.5)
@@ -131,10 +132,11 @@ def estimate(
         concave = jnp.vdot(d, point.residual) < -slack * _norm(d) * before
         size = _norm(adjoint) * _norm(point.rhs)
         concave = concave | (jnp.vdot(adjoint, point.rhs) < -slack * size)
+        concave = concave | jnp.logical_not(point.solves.definite)
     return Estimate(
         jnp.where(known, error, inf),
         corrected,
-        jnp.where(known, error * jnp.maximum(share, LOOSE), inf),
+        jnp.where(known, error * jnp.maximum(share, LEAST), inf),
         theta,
         concave,
     )

@@ -65,7 +65,9 @@ def implicit_hypergradient(
         \text{error} = |h_2 - h| / (1 - \theta),
 
     else infinite. A gradient whose error is above `rtol` of itself is **refused**: it
-    is not a number. The estimate costs about as much as the gradient.
+    is not a number. The estimate costs about as much as the gradient. It is no bound:
+    what a norm of the residual hides, a small nonlinear part beside a large one, or
+    directions softer by 1e4 than others in a Krylov solve, is not judged.
 
     Args:
         upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``.
@@ -77,11 +79,13 @@ def implicit_hypergradient(
             :func:`neumann`. By default LU while the matrix is small (50 unknowns where
             psd, else 1,000), CG or BiCGStab above.
         ridge: added to the diagonal of the Jacobian; where that is singular, a small
-            one gives the gradient of least norm.
+            one gives the gradient of least norm. Error and residuals are those of the
+            system with it: they do not know by how much it changes the gradient.
         corrected: whether to return :math:`h_2`, 10 to 10,000 times more accurate,
-            instead of :math:`h`; the estimate is then of its error.
+            instead of :math:`h`; the error is then what such a step is said to leave,
+            most often far too much.
         estimated: whether to estimate. Without, the error is infinite, and a gradient
-            is refused only if the inner run or the adjoint solve has failed.
+            is refused if the inner run did not converge, or the adjoint solve failed.
         rtol: share of its gradient that an error may have; infinity refuses nothing
             that is finite. Where the two parts of h cancel, rounding is allowed for.
 
@@ -92,8 +96,8 @@ def implicit_hypergradient(
         adjoint solve at `start`, like y, or at the best combination of several
         adjoints, each leaf with a leading axis for these, and returns a
         :class:`Hypergradient`. Its gradient is differentiable: its derivative is the
-        Hessian of F, its `error` and `status` are constants. Under vmap every lane is
-        judged by itself.
+        Hessian of F; all else in it is constant. Under vmap every lane is judged by
+        itself.
 
         The status is CONVERGED if the gradient is trusted; DIVERGED if the lower
         problem has no minimiser; BREAKDOWN if its Jacobian is singular or shows
@@ -121,6 +125,7 @@ def implicit_hypergradient(
         <https://arxiv.org/abs/2006.16218>`_, 2020. The estimate is ours.
     """
     structure = structure_of(inner)
+    check_numbers(rtol, ridge)
     method = default() if linear_solve is None else linear_solve
 
     @jax.jit
@@ -141,6 +146,13 @@ def implicit_hypergradient(
         return finish(found, judged, levels, out.status, corrected, rtol)
 
     return hypergradient
+
+
+def check_numbers(rtol, ridge=0.0):
+    """Raises a `ValueError` unless shares and ridges, where known, are not negative."""
+    for name, value in (("rtol", rtol), ("ridge", ridge)):
+        if core.is_concrete(value) and not value >= 0:
+            raise ValueError(f"{name} must be at least zero, got {value!r}.")
 
 
 class Found(NamedTuple):
@@ -241,7 +253,7 @@ def finish(
         error = judged.corrected_error if corrected else judged.error
         theta, concave = judged.contraction, judged.concave
         trusted = error <= rtol * size + eps**0.5 * split_size
-        trusted = trusted | (rtol == jnp.inf)  # infinity times zero is no number
+    trusted = trusted | (rtol == jnp.inf)  # infinity times zero is no number
     point = found.point
     finite = core.all_finite(stop((point.value, point.direct, point.rhs)))
     finite = finite & core.all_finite(stop(point.residual))

@@ -27,6 +27,7 @@ class Solves(NamedTuple):
 
     solve: Callable  # (rhs, start, tol) -> A^-1 rhs
     transposed: Callable  # (rhs, start, tol) -> A^-T rhs
+    definite: chex.Numeric = True  # (), bool: no negative curvature, where that shows.
 
 
 LinearSolve = Callable[[System, chex.Array], Solves]  # (system, like) -> Solves
@@ -65,9 +66,18 @@ def dense() -> LinearSolve:
             del start, tol
             return jax.scipy.linalg.lu_solve(factors, rhs, trans=1)
 
-        return Solves(solve, transposed)
+        definite = _is_definite(columns) if system.psd else True
+        return Solves(solve, transposed, definite)
 
     return prepare
+
+
+def _is_definite(matrix):
+    """Whether a symmetric matrix is positive semi-definite, to rounding."""
+    size = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=0)
+    shift = 100 * float(jnp.finfo(matrix.dtype).eps) * size
+    shifted = (matrix + matrix.T) / 2 + shift * jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)))
 
 
 def conjugate_gradient(max_steps: int | None = None) -> LinearSolve:
@@ -164,7 +174,7 @@ def neumann(stepsize: chex.Numeric, terms: int) -> LinearSolve:
     Raises:
         ValueError: if `terms` is not a positive integer.
     """
-    if not isinstance(terms, int) or terms < 1:
+    if isinstance(terms, bool) or not isinstance(terms, int) or terms < 1:
         raise ValueError(f"terms must be a positive Python integer, got {terms!r}.")
 
     def series(mv):

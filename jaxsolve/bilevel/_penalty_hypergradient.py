@@ -7,8 +7,19 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve import core
-from jaxsolve.bilevel._hypergradient import Hypergradient, refused
-from jaxsolve.bilevel._problem import BilevelProblem, Levels, check_levels, split
+from jaxsolve.bilevel._hypergradient import (
+    Hypergradient,
+    check_numbers,
+    refused,
+    structure_of,
+)
+from jaxsolve.bilevel._problem import (
+    BilevelProblem,
+    Levels,
+    check_levels,
+    check_problem,
+    split,
+)
 from jaxsolve.core import Status, as_status
 
 SHARES = (1.0, 0.5, 0.25, 0.0)  # of sigma: the lower problems that are solved
@@ -57,6 +68,7 @@ def penalty_hypergradient(
         which starts the inner solver at ``levels.lower`` and returns a
         :class:`Hypergradient`. Its `value` and `lower` are those of :math:`\sigma = 0`,
         which have no bias; its `contraction` is :math:`\theta`; there is no adjoint.
+        Its gradient is differentiable, all else in it is constant.
 
     Raises:
         ValueError: if `sigma` is known and not positive.
@@ -78,6 +90,8 @@ def penalty_hypergradient(
         Optimization and First-Order Stochastic Approximation
         <https://arxiv.org/abs/2309.01753>`_, 2024. The estimate is ours.
     """
+    check_problem(problem, "penalty_hypergradient", takes=("upper_set", "lower_set"))
+    check_numbers(rtol)
     if core.is_concrete(sigma) and not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma!r}.")
 
@@ -89,6 +103,7 @@ def penalty_hypergradient(
         return weight * f + core.objective(problem.lower)(levels, lower_data)
 
     solver = inner(penalised)
+    structure_of(solver)  # its residual tells how far lower points are off
 
     @jax.jit
     def hypergradient(levels, data=None, *, max_steps=1000, tol=None):
@@ -101,7 +116,7 @@ def penalty_hypergradient(
         def one(weight):
             problem_data = (x, data, weight)
             out = core.run(solver, begin, problem_data, max_steps=max_steps, tol=tol)
-            y = jax.lax.stop_gradient(out.params)
+            y = out.params
             slope = jax.grad(lambda flat: penalised(y, (unravel(flat), data, weight)))
             residual = core.ravel(solver.residual(y, problem_data))[0]
             return y, slope(flat), residual, out.status
@@ -114,40 +129,42 @@ def penalty_hypergradient(
         slopes = (slopes[:-1] - slopes[-1:]) / weights[:-1, None]
         scale = jnp.linalg.norm(core.ravel(pulled)[0])
         gaps = jnp.linalg.norm(residuals, axis=1)
-        gradient, error, theta = _judged(slopes, gaps, scale, weights, corrected)
-        status = _status(gradient, error, value, statuses, rtol)
-        inf = jnp.asarray(jnp.inf, value.dtype)
+        direct = jax.grad(lambda flat: problem.upper(Levels(unravel(flat), y), data[0]))
+        stop = jax.lax.stop_gradient
+        parts = stop((slopes, direct(flat), gaps, scale, weights, value))
+        error, theta, status = _judged(*parts, statuses, corrected, rtol)
+        gradient = 2 * slopes[2] - slopes[1] if corrected else slopes[0]
+        inf, (value, y) = jnp.asarray(jnp.inf, value.dtype), stop((value, y))
         gradient = unravel(refused(gradient, status))
         return Hypergradient(
-            value, gradient, error, y, None, gaps[-1], inf, theta, status
+            value, gradient, error, y, None, stop(gaps[-1]), inf, theta, status
         )
 
     return hypergradient
 
 
-def _judged(slopes, gaps, scale, weights, corrected):
-    """The gradient asked for, the estimate of its error, and theta."""
+def _judged(
+    slopes, direct, gaps, scale, weights, value, statuses, corrected, rtol
+) -> tuple:
+    """The estimated error, theta, and the status."""
     whole, half, quarter = slopes
     norm = jnp.linalg.norm
     first, second = norm(half - whole), norm(quarter - half)
     theta = second / jnp.where(first > 0, first, 1)
-    # Lower points are off by their residuals, and that is divided by sigma.
     least = weights[2] if corrected else weights[0]
-    loose = jnp.max(gaps) / jnp.where(scale > 0, least * scale, 1)
     gradient, bias = whole, first / (1 - jnp.minimum(theta, REGULAR))
     if corrected:
         gradient = 2 * quarter - half
         bias = norm(gradient - (2 * half - whole))
+    # Lower points are off by their residuals, and that is divided by sigma.
+    through = norm(gradient - direct)
+    loose = jnp.max(gaps) / jnp.where(scale > 0, least * scale, 1) * through
     eps = float(jnp.finfo(gradient.dtype).eps)
     rounding = 100 * eps * norm(quarter) / least
     known = jnp.isfinite(bias) & ((theta < REGULAR) | (first <= rounding))
-    error = jnp.where(known, bias + loose * norm(gradient), jnp.inf)
-    return gradient, error.astype(gradient.dtype), theta
-
-
-def _status(gradient, error, value, statuses, rtol):
-    eps = float(jnp.finfo(gradient.dtype).eps)
-    trusted = error <= rtol * jnp.linalg.norm(gradient) + eps**0.5
+    error = jnp.where(known, bias + loose, jnp.inf).astype(gradient.dtype)
+    allowed = rtol * norm(gradient) + eps**0.5 * (norm(direct) + through)
+    trusted = (error <= allowed) | (rtol == jnp.inf)
     ended = (statuses == Status.CONVERGED) | (statuses == Status.STALLED)
     status = jnp.where(
         jnp.all(ended), as_status(Status.STALLED), as_status(Status.MAX_STEPS)
@@ -155,4 +172,4 @@ def _status(gradient, error, value, statuses, rtol):
     status = jnp.where(trusted, as_status(Status.CONVERGED), status)
     finite = core.all_finite((gradient, value))
     failed = ~finite | jnp.any(statuses == Status.DIVERGED)
-    return jnp.where(failed, as_status(Status.DIVERGED), status)
+    return error, theta, jnp.where(failed, as_status(Status.DIVERGED), status)

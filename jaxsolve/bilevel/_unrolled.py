@@ -11,6 +11,7 @@ from jaxsolve import core
 from jaxsolve.bilevel._estimate import estimate
 from jaxsolve.bilevel._hypergradient import (
     Hypergradient,
+    check_numbers,
     equations_of,
     finish,
     implicit_at,
@@ -18,6 +19,7 @@ from jaxsolve.bilevel._hypergradient import (
     structure_of,
 )
 from jaxsolve.bilevel._linear_solves import LinearSolve, default
+from jaxsolve.bilevel._phases import check_steps
 from jaxsolve.bilevel._problem import Levels, check_levels, split
 from jaxsolve.core import Status, as_status
 
@@ -85,14 +87,17 @@ def unrolled_hypergradient(
         Cheng, Hatch and Boots, `Truncated Back-propagation for Bilevel Optimization
         <https://arxiv.org/abs/1810.10667>`_, 2019.
     """
-    if not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive Python integer, got {steps!r}.")
+    check_steps(steps=steps)
+    check_numbers(rtol)
+    if truncate is not None:
+        check_steps(truncate=truncate)
     if truncate is not None and truncate > steps:
         raise ValueError(f"truncate must be at most steps, {steps}, got {truncate!r}.")
     rule = core.unrolled() if truncate is None else core.truncated(truncate)
     structure = structure_of(inner) if estimated else None
     method = default() if linear_solve is None else linear_solve
     differentiate = jax.jacfwd if forward else jax.jacrev
+    endless = _endless(inner)
 
     @jax.jit
     def hypergradient(levels, data=None):
@@ -103,7 +108,12 @@ def unrolled_hypergradient(
         def value_of(flat):
             x = unravel(flat)
             out = core.run(
-                inner, begin, (x, lower_data), max_steps=steps, tol=0.0, derivative=rule
+                endless,
+                begin,
+                (x, lower_data),
+                max_steps=steps,
+                tol=0.0,
+                derivative=rule,
             )
             levels = Levels(x, out.params)
             value = core.objective(upper)(levels, upper_data)
@@ -125,6 +135,17 @@ def unrolled_hypergradient(
         return finish(found, judged, found_at, out.status, False, rtol)
 
     return hypergradient
+
+
+def _endless(inner):
+    """The same updates, none of which is said to have arrived."""
+
+    def update(params, state, data):
+        params, state = inner.update(params, state, data)
+        tiny = jnp.finfo(state.error.dtype).tiny
+        return params, state._replace(error=jnp.maximum(state.error, tiny))
+
+    return inner._replace(update=jax.jit(update, inline=True))
 
 
 def _unjudged(gradient, value, out, unravel):

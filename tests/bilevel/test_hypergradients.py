@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes
 
-from jaxsolve import bilevel, composite, core, prox, smooth
+from jaxsolve import bilevel, composite, core, fixed_point, prox, smooth
 from jaxsolve.bilevel import BilevelProblem, Levels
 from jaxsolve.core import Status
 from tests.bilevel import quadratic
@@ -190,6 +190,115 @@ def test_the_gradient_can_be_differentiated_again_in_every_way(x64):
         return quadratic.upper(Levels(x, out.params), data()[0])
 
     np.testing.assert_allclose(jax.hessian(optimum)(x), hessian, atol=1e-8)
+
+
+def test_penalties_give_a_gradient_that_can_be_differentiated(x64):
+    h = bilevel.penalty_hypergradient(quadratic.PROBLEM, smooth.newton, 1e-4)
+    slope, _ = quadratic.pieces(DATA)
+    hessian = quadratic.MU * np.eye(5) + slope.T @ slope
+
+    def gradient(x):
+        return h(Levels(x, jnp.zeros(10)), data(), tol=1e-12).gradient
+
+    np.testing.assert_allclose(jax.jacfwd(gradient)(jnp.ones(5)), hessian, atol=2e-4)
+
+
+def test_soft_directions_beside_stiff_ones_are_seen_by_the_estimate(x64):
+    # Conjugate gradients reach a loose residual in the stiff half alone.
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((200, 200))).Q
+    ends = np.linspace(0.5, 1.0, 100), np.linspace(1e-4, 1.5e-4, 100)
+    hessian = basis @ np.diag(np.concatenate(ends)) @ basis.T
+    cross, target = rng.standard_normal((200, 5)), rng.standard_normal(200)
+    matrix = jnp.asarray((hessian + hessian.T) / 2)
+
+    def lower(levels, _):
+        x, y = levels
+        return y @ (matrix @ y) / 2 - y @ (jnp.asarray(cross) @ x) * 1e-4
+
+    problem = BilevelProblem(
+        lambda levels, _: jnp.sum((levels.lower - jnp.asarray(target)) ** 2) / 2, lower
+    )
+    exact_y = np.linalg.solve(hessian, cross @ ONES) * 1e-4
+    y = jnp.asarray(exact_y + 3.0 * rng.standard_normal(200))
+    y = y - (matrix @ y - jnp.asarray(cross @ ONES) * 1e-4)
+    jacobian = np.linalg.solve(hessian, cross) * 1e-4
+    exact = jacobian.T @ (exact_y - target)
+    solver = smooth.lbfgs(problem.inner)
+    h = bilevel.implicit_hypergradient(problem.upper, solver, rtol=np.inf)
+    found = h(Levels(jnp.asarray(ONES), y), max_steps=0)
+    error = off(found.gradient, exact)
+    assert error > 0.05 * np.linalg.norm(exact)
+    assert 0.8 <= float(found.error) / error <= 1.25
+
+
+@pytest.mark.parametrize(
+    "name", ["default", "lu", "gmres", "normal", "neumann", "warm gmres"]
+)
+def test_a_map_that_is_not_symmetric_has_the_right_transpose(x64, name):
+    rng = np.random.default_rng(2)
+    n = 12
+    raw = np.triu(rng.standard_normal((n, n)))
+    matrix = 0.6 * raw / np.linalg.norm(raw, 2)
+    push, weight = rng.standard_normal((n, 3)), rng.standard_normal(n)
+    steps = lambda y, d: jnp.asarray(matrix) @ y + jnp.asarray(push) @ jnp.sin(d[0])
+    methods = {
+        **METHODS, "neumann": bilevel.neumann(1.0, 80), "default": None,
+        "warm gmres": METHODS["gmres"],
+    }  # fmt: skip
+    h = bilevel.implicit_hypergradient(
+        lambda levels, _: jnp.asarray(weight) @ levels.lower,
+        fixed_point.picard(steps),
+        linear_solve=methods[name],
+    )
+    x = np.array([0.3, -0.2, 0.5])
+    inverse = np.linalg.inv(np.eye(n) - matrix)
+    exact = np.cos(x) * (push.T @ inverse.T @ weight)
+    start = jnp.asarray(inverse.T @ weight + 0.1) if "warm" in name else None
+
+    def gradient(x):
+        levels = Levels(x, jnp.zeros(n))
+        return h(levels, start=start, tol=1e-13).gradient
+
+    np.testing.assert_allclose(gradient(jnp.asarray(x)), exact, rtol=1e-7)
+    hessian = np.diag(-np.sin(x) * (push.T @ inverse.T @ weight))
+    np.testing.assert_allclose(jax.jacrev(gradient)(jnp.asarray(x)), hessian, atol=1e-6)
+
+
+def test_a_saddle_of_the_lower_level_is_refused():
+    def lower(levels, _):
+        x, (u, v) = levels
+        return (u - x) ** 2 / 2 - 0.05 * v**2 + v**4 / 4 - v * (x - 1)
+
+    upper = lambda levels, _: levels.lower[0] + 0.3 * levels.lower[1]
+    solver = smooth.gradient_descent(BilevelProblem(upper, lower).inner, 0.1)
+    h = bilevel.implicit_hypergradient(upper, solver)
+    found = h(Levels(jnp.asarray(1.0), jnp.array([1.0, 0.0])))
+    assert found.status == Status.BREAKDOWN and np.isnan(found.gradient)
+
+
+def test_unrolling_takes_all_its_steps_from_an_exact_start(x64):
+    plain = (DATA[0], DATA[1]._replace(linear=np.zeros(10)))
+    plain = jax.tree.map(jnp.asarray, plain)
+    levels = Levels(jnp.zeros(5), jnp.zeros(10))  # where the lower slope is zero
+    unrolled = bilevel.unrolled_hypergradient(
+        quadratic.upper, inner(0.1), 20, estimated=False
+    )
+    series = implicit(linear_solve=bilevel.neumann(0.1, 20), rtol=np.inf)
+    np.testing.assert_allclose(
+        unrolled(levels, plain).gradient,
+        series(levels, plain, max_steps=0).gradient,
+        atol=1e-12,
+    )
+
+
+def test_the_units_of_the_upper_level_do_not_matter_to_a_refusal():
+    small = BilevelProblem(
+        lambda levels, d: 1e-4 * quadratic.upper(levels, d), quadratic.lower
+    )
+    h = bilevel.penalty_hypergradient(small, smooth.newton, 1e4)
+    found = h(at(), data())
+    assert found.status != Status.CONVERGED or off(found.gradient / 1e-4) < 0.2
 
 
 # ---------------------------------------------------------------------- real data
@@ -433,6 +542,13 @@ def test_bad_arguments_say_what_is_wanted():
         bilevel.penalty_hypergradient(quadratic.PROBLEM, smooth.newton, 0.0)
     with pytest.raises(ValueError, match="function"):
         BilevelProblem(quadratic.upper, None)
+    with pytest.raises(ValueError, match="rtol"):
+        implicit(rtol=-1.0)
+    with pytest.raises(ValueError, match="ridge"):
+        implicit(ridge=-1.0)
+    coupled = BilevelProblem(quadratic.upper, quadratic.lower, constraint=max)
+    with pytest.raises(ValueError, match="constraint"):
+        bilevel.penalty_hypergradient(coupled, smooth.newton, 0.1)
     picard = composite.projected_gradient(quadratic.PROBLEM.inner, prox.non_negative())
     with pytest.raises(ValueError, match="gmres"):
         implicit(picard, linear_solve=bilevel.conjugate_gradient())(at(), data())
