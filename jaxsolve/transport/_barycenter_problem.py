@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
-from jaxsolve.transport._geometry import Geometry
+from jaxsolve.transport._geometry import DenseCost, Geometry
 from jaxsolve.transport._problem import as_geometry
 
 
@@ -59,7 +59,7 @@ class BarycenterProblem(eqx.Module):
     Raises:
         ValueError: if shapes do not fit, or, where values are known, if measures are
             negative, not finite, or of different sums, weights are not on the simplex,
-            or `epsilon` is not positive.
+            `epsilon` is not positive, or a cost is NaN or minus infinity.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -137,6 +137,9 @@ class BarycenterProblem(eqx.Module):
 
     def plan(self, params: chex.ArrayTree, index: int) -> chex.Array:
         """The plan from the barycenter at params to one of the measures: (n, m)."""
+        size = self.measures.shape[0]
+        if core.is_concrete(index) and not -size <= index < size:
+            raise ValueError(f"there are {size} measures, got the index {index}.")
         return _plan_at(self, params, index)
 
     def row_passes(self, g, d=None):
@@ -193,7 +196,8 @@ class BarycenterProblem(eqx.Module):
         there = self.measures > 0
         total = jnp.sum(jnp.where(there, self.measures * g, 0), 1, keepdims=True)
         mass = jnp.sum(self.measures, 1, keepdims=True)
-        return total / jnp.where(mass > 0, mass, 1)
+        mean = total / jnp.where(mass > 0, mass, 1)
+        return jnp.where(jnp.isfinite(mean), mean, 0)
 
 
 @jax.jit
@@ -285,3 +289,7 @@ def _check(problem):
         )
     if core.is_concrete(epsilon) and not 0 < float(epsilon) < np.inf:
         raise ValueError(f"epsilon must be positive and finite, got {float(epsilon)}.")
+    cost = problem.geometry.cost if isinstance(problem.geometry, DenseCost) else None
+    if cost is not None and core.is_concrete(cost):
+        if np.any(np.isnan(cost)) or np.any(np.equal(cost, -np.inf)):
+            raise ValueError("costs must be numbers, or infinity for forbidden pairs.")

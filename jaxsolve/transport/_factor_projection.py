@@ -181,7 +181,8 @@ def gap(
             jnp.where(w[:, None] > 0, factor * (reduced - least_of_row), 0)
         )
     reduced = gradient.g + jnp.sum(multipliers, 0)
-    return total + jnp.sum((plan.g - least) * (reduced - jnp.min(reduced)))
+    above = jnp.maximum(plan.g - least, 0)
+    return total + jnp.sum(above * (reduced - jnp.min(reduced)))
 
 
 def mirror_step(

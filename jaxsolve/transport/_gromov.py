@@ -18,7 +18,7 @@ class GromovState(NamedTuple):
     """State of Gromov-Wasserstein transport."""
 
     count: chex.Array  # (), int32: updates taken, one of the linear solver's each.
-    error: chex.Array  # (), real: L1 change of the plan by a linear problem, relative.
+    error: chex.Array  # (), real: relative L1 change by a linear problem, undamped.
     status: chex.Array  # (), int32: running, stalled, diverged or infeasible.
     point: chex.Array  # (n, m), real: params in full precision.
     value: chex.Array  # (), real: the objective there, entropy included.
@@ -58,7 +58,8 @@ def gromov(
     for the cost. One update is one of the solver of such problems; when that has come
     down to `forcing` times the last change of the plan, the next update begins by
     linearising E anew. With :math:`\lambda = 0` this is the algorithm of Peyré, Cuturi
-    and Solomon; with :math:`\epsilon = 0` it is that of Xu and others.
+    and Solomon, who leave out the factor 2 of :math:`\nabla E`: their temperature is
+    half of this one. With :math:`\epsilon = 0` it is that of Xu and others.
 
     A plan is accepted if it has lowered the objective, as far as marginals that are not
     quite right can tell; if not, :math:`\lambda` is doubled and P kept. (None is
@@ -76,12 +77,13 @@ def gromov(
         patience: linear problems without progress after which the run has stalled.
 
     Returns:
-        A solver. Its error is :math:`\|P^+ - P\|_1` over the mass, plus the error of
-        the marginals of :math:`P^+`, at the last linear problem that was accepted;
-        infinite before. Its residual is a pair, :math:`P - P^+` and that of the
-        potential; so derivatives are implicit, with (n + 1) m unknowns at least: for
-        small problems. Values have one by Danskin: see `gromov_wasserstein`. They need
-        :math:`\epsilon > 0`.
+        A solver. Its error is :math:`\|P^+ - P\|_1` over the mass, times :math:`1 +
+        \lambda / (\epsilon + \max |\nabla E(P)|)`, by which a proximal step is shorter
+        than one without, plus the error of the marginals of :math:`P^+`, at the last
+        linear problem that was accepted; infinite before. Its residual is a pair,
+        :math:`P - P^+` and that of the potential; so derivatives are implicit, with
+        (n + 1) m unknowns at least: for small problems. Values have one by Danskin: see
+        `gromov_wasserstein`. They need :math:`\epsilon > 0`.
 
     Raises:
         ValueError: if a number is out of its range, or `solver` is no solver.
@@ -192,9 +194,13 @@ def _judged(solver, data, state, fresh, forcing, patience):
 
     dtype = value.dtype
     eps, mass = float(jnp.finfo(dtype).eps), jnp.sum(data.a)
-    size = jnp.max(jnp.where(jnp.isfinite(state.cost), jnp.abs(state.cost), 0))
+    ratio = data.log_ratio
+    before = state.cost + state.proximal * ratio(state.point)
+    largest = lambda z: jnp.max(jnp.where(jnp.isfinite(z), jnp.abs(z), 0))
+    size, slope = largest(state.cost), data.epsilon + largest(before)
     left = jnp.where(fresh, 0, state.inner.error)
     change = jnp.sum(jnp.abs(trial - state.point)) / mass
+    damping = 1 + state.proximal / jnp.where(slope > 0, slope, 1)
     # Of marginals that are not yet right, a value tells no more than this.
     noise = mass * size * (left + 100 * eps)
     enough = 0.01 * temperature * mass * change**2 / 2
@@ -202,17 +208,15 @@ def _judged(solver, data, state, fresh, forcing, patience):
     finite = jnp.isfinite(value) & core.all_finite((trial, numbers))
     accepted = finite & (fresh | (value <= state.value - enough + noise))
 
-    ratio = data.log_ratio
-    before = state.cost + state.proximal * ratio(state.point)
     raised = jnp.maximum(2 * state.proximal, temperature)
     proximal = jnp.where(accepted | fresh, state.proximal, raised)
     point = jnp.where(accepted, trial, state.point)
     cost = jnp.where(accepted, gradient, before) - proximal * ratio(point)
     measured = accepted & ~fresh
-    error = jnp.where(measured, change + left, state.error)
+    error = jnp.where(measured, damping * change + left, state.error)
     error = jnp.where(fresh, jnp.inf, error)
     floor = 10 * eps * (1 + size / temperature)
-    goal = jnp.where(jnp.isfinite(error), error, 1)
+    goal = jnp.where(jnp.isfinite(error), error / damping, 1)
     goal = jnp.maximum(forcing * jnp.minimum(goal, 1), floor)
 
     better = (error < state.best) | (value < state.value - noise)

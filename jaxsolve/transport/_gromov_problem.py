@@ -35,16 +35,16 @@ class GromovProblem(eqx.Module):
         b: those of the second, (m,), of the same sum. Of any sum: the unfused cost
             grows with its square.
         epsilon: the temperature, not negative; by default a hundredth of the cost of
-            the plan that is a product of the weights. Zero is for a solver that takes
-            proximal steps.
-        cross: M: (n, m); by default there is none, and :math:`\alpha = 1`.
+            the plan that is a product of the weights, or one where that is not
+            positive. Zero is for a solver that takes proximal steps.
+        cross: M: (n, m), finite; by default there is none, and :math:`\alpha = 1`.
         alpha: how much the spaces count beside M, in [0, 1]; one half by default.
 
     Raises:
         ValueError: if shapes or dtypes do not fit, `alpha` is given without `cross`,
-            or, where values are known, if X or Y is not symmetric or finite, weights
-            are negative, not finite, or all zero, masses differ, or `epsilon` is
-            negative.
+            or, where values are known, if X or Y is not symmetric, a cost is not
+            finite, weights are negative, not finite, or all zero, masses differ, or
+            `epsilon` is negative.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -97,12 +97,18 @@ class GromovProblem(eqx.Module):
             raise ValueError(f"alpha is in [0, 1], got {alpha!r}.")
         self.alpha = jnp.asarray(alpha, x.dtype)
         if epsilon is None:
-            product = self.a[:, None] * self.b[None] / jnp.sum(self.a)
-            product = 0.01 * self.cost(product) / jnp.sum(self.a)
-            epsilon = jax.lax.stop_gradient(product)
+            epsilon = jax.lax.stop_gradient(self._temperature())
         if core.is_concrete(epsilon) and not 0 <= float(epsilon) < np.inf:
             raise ValueError(f"epsilon must be finite, not negative, got {epsilon}.")
         self.epsilon = jnp.asarray(epsilon, x.dtype)
+
+    def _temperature(self):
+        """A hundredth of the cost of the product of the weights; one below rounding."""
+        x, y, a, b = self.geometry_x, self.geometry_y, self.a, self.b
+        cost = self.cost(a[:, None] * b[None] / jnp.sum(a))
+        squares = a @ x.apply(a, 1, jnp.square) + b @ y.apply(b, 1, jnp.square)
+        noise = 10 * float(jnp.finfo(cost.dtype).eps) * self.alpha * squares
+        return jnp.where(cost > noise, 0.01 * cost / jnp.sum(a), 1)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -182,6 +188,9 @@ def _check_spaces(x, y, between):
         raise ValueError(
             f"cross is the cost between the spaces, {wanted}, got {between.shape}."
         )
+    cost = between.cost if isinstance(between, DenseCost) else None
+    if cost is not None and core.is_concrete(cost) and not np.all(np.isfinite(cost)):
+        raise ValueError("cross must be finite: no pair can be forbidden.")
     dtypes = {z.dtype for z in (x, y, between) if z is not None}
     if len(dtypes) > 1:
         raise ValueError(

@@ -42,14 +42,15 @@ class GromovSolution(eqx.Module):
     @property
     def value(self) -> chex.Array:
         """The objective at the plan, entropy included: (), real."""
-        plan, f = self.frozen
-        linear, gradient = self.problem.linearised(plan)
-        # The plan is the best one for a cost that is fixed; there the dual value holds
-        # the derivatives in weights and temperature.
-        fixed = jax.lax.stop_gradient(gradient)
-        problem = self.problem.linear(fixed, self.problem.epsilon)
-        spent = jnp.sum(jnp.where(plan > 0, plan * fixed, 0))
-        return problem.dual_value(f) + linear - jax.lax.stop_gradient(spent)
+        problem, (plan, f) = self.problem, self.frozen
+        epsilon, fixed = problem.epsilon, jax.lax.stop_gradient
+        linear, gradient = problem.linearised(plan)
+        value = linear + epsilon * problem.entropy(plan)
+        # The plan is the best one for a cost that is fixed; there the dual value has
+        # the derivatives in weights and temperature, but is a bound only before.
+        dual = problem.linear(fixed(gradient), epsilon).dual_value(f)
+        slopes = linear + jnp.where(epsilon > 0, dual, 0)
+        return fixed(value - slopes) + slopes
 
     def __repr__(self):
         if isinstance(self.status, jax.core.Tracer) or jnp.shape(self.status) != ():

@@ -69,9 +69,11 @@ def low_rank_sinkhorn(
     .. math::
 
         \xi^+ = \arg\min_{\xi'} \mathrm{KL}\bigl(\xi' | \xi \odot
-        e^{-\gamma \nabla / \omega}\bigr) \quad \text{where} \ \xi' \ \text{is feasible}
+        e^{-\gamma \nabla / (\omega + \gamma \epsilon)}\bigr)
+        \quad \text{where} \ \xi' \ \text{is feasible}
 
-    The stepsize :math:`\gamma` grows after each step that was accepted, up to
+    which is a mirror step that linearises the cost and takes the entropy as it is. The
+    stepsize :math:`\gamma` grows after each step that was accepted, up to
     `largest`, and is halved where one was not. Small steps lead to good plans from far
     away, long ones to their limits in few updates. Geometries are multiplied by, r
     times each way, and never asked for their matrix: time and memory are linear in
@@ -105,7 +107,7 @@ def low_rank_sinkhorn(
         ``derivative=core.envelope()``, and take `low_rank_value`.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range; from the solver, if `least` is.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -126,7 +128,8 @@ def low_rank_sinkhorn(
         <https://arxiv.org/abs/2205.12365>`_, 2022, for stepsize and start. What differs
         here: the papers project by Dykstra's algorithm from scratch, and divide by
         the square of the largest entry of the gradient, which depends on the units of
-        the cost; they accept every step.
+        the cost; they linearise the entropy too, so that nothing is added to
+        :math:`\omega`; and they accept every step.
     """
     good = not core.is_concrete(epsilon) or epsilon >= 0
     good = good and 0 < stepsize <= largest and growth >= 1
@@ -138,8 +141,17 @@ def low_rank_sinkhorn(
             f" {growth}, {least} and {patience}."
         )
 
+    def plan_within(params, data, point=None):
+        plan, unravel = plan_of(params, data, point)
+        if least * plan.g.size >= 1:
+            raise ValueError(
+                f"least must be less than 1 / r, for rank {plan.g.size} less than "
+                f"{1 / plan.g.size:.3g}, got {least}."
+            )
+        return plan, unravel
+
     def init(params, data):
-        point, _ = plan_of(params, data)
+        point, _ = plan_within(params, data)
         point = feasible(point, data, least)
         dtype = point.g.dtype
         inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
@@ -160,7 +172,7 @@ def low_rank_sinkhorn(
         )
 
     def update(params, state, data):
-        given, unravel = plan_of(params, data, state.point)
+        given, unravel = plan_within(params, data, state.point)
         moved = _differ(given, state.point) & (state.count > 0)
         given = feasible(given, data, least)
         trial = core.where(moved, given, state.trial)

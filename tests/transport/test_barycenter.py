@@ -242,6 +242,23 @@ def grids():
     }
 
 
+def test_a_grid_of_uneven_sides_gives_the_barycenter_of_its_matrix(x64):
+    rng = np.random.default_rng(2)
+    grid = transport.GridCost([rng.uniform(size=s) for s in ((2, 3), (4, 5))])
+    vectors = {1: rng.uniform(size=(2, 15)), 0: rng.uniform(size=(2, 8))}
+    kernel = _shared_kernel.shared_kernel(grid, jnp.asarray(0.1))
+    full = np.exp((kernel.least - grid.matrix()) / 0.1)
+    for axis, v in vectors.items():
+        expected = v @ (full.T if axis == 1 else full)
+        found = _shared_kernel.products(kernel, jnp.asarray(v), axis)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    b = drawn(2, 15, np.random.default_rng(1))
+    find = lambda cost: transport.solve_barycenter(cost, b, epsilon=0.1, tol=1e-10)
+    one, other = find(grid), find(grid.matrix())
+    assert one.converged
+    np.testing.assert_allclose(one.barycenter, other.barycenter, atol=1e-9)
+
+
 @pytest.mark.parametrize("debiased", [False, True])
 def test_all_geometries_give_one_barycenter(debiased, x64):
     b = drawn(2, 9, np.random.default_rng(1))
@@ -441,8 +458,9 @@ def test_a_column_that_nothing_reaches_is_infeasible(kernel):
 def test_lanes_that_make_no_sense_say_so_and_spare_the_others():
     good, weights = jnp.asarray(MEASURES, jnp.float32), jnp.asarray(WEIGHTS)
     negative, heavier = good.at[0, 0].set(-0.1), good.at[0].multiply(2.0)
-    measures = jnp.stack([good, negative, heavier, good])
-    lams = jnp.stack([weights, weights, weights, 2 * weights])
+    endless = good.at[0, 0].set(jnp.inf)
+    measures = jnp.stack([good, negative, heavier, good, endless])
+    lams = jnp.stack([weights, weights, weights, 2 * weights, weights])
 
     def one(b, lam):
         problem = transport.BarycenterProblem(SQUARES[:5], b, lam, epsilon=0.05)
@@ -450,7 +468,7 @@ def test_lanes_that_make_no_sense_say_so_and_spare_the_others():
 
     out = jax.vmap(one)(measures, lams.astype(jnp.float32))
     expected = [Status.CONVERGED, Status.DIVERGED, Status.PRIMAL_INFEASIBLE]
-    assert list(out.status) == [*expected, Status.DIVERGED]
+    assert list(out.status) == [*expected, Status.DIVERGED, Status.DIVERGED]
     assert bool(jnp.all(jnp.isfinite(out.params)))
     alone = one(good, weights.astype(jnp.float32))
     np.testing.assert_allclose(out.params[0], alone.params, atol=1e-6)
@@ -485,6 +503,8 @@ def test_a_solution_says_how_it_ended():
         (lambda p: p(SQUARES, MEASURES - 0.1), "negative"),
         (lambda p: p(SQUARES, MEASURES * np.array([[1.0], [1], [2]])), "equal masses"),
         (lambda p: p(SQUARES, MEASURES, epsilon=0.0), "positive"),
+        (lambda p: p(np.where(SQUARES == 1, np.nan, SQUARES), MEASURES), "costs must"),
+        (lambda p: p(np.where(SQUARES == 1, -np.inf, SQUARES), MEASURES), "costs must"),
         (lambda p: p(SQUARES, MEASURES, epsilon=jnp.ones(2)), "one number"),
     ],
 )
@@ -514,6 +534,9 @@ def test_params_and_data_of_another_form_are_refused():
     problem, solver = small(), transport.barycenter()
     with pytest.raises(ValueError, match="problem.start"):
         solver.init(jnp.zeros(4), problem)
+    for index in (3, -4):
+        with pytest.raises(ValueError, match="3 measures"):
+            problem.plan(problem.start(), index)
     with pytest.raises(ValueError, match="those of the other"):
         solver.init(problem.start(True), problem)
     with pytest.raises(ValueError, match="stands on the points"):

@@ -158,6 +158,40 @@ def test_a_convex_cost_needs_proximal_steps_and_finds_them(x64):
     assert values[-1] < values[0]
 
 
+def test_damped_steps_are_not_taken_for_a_stationary_plan():
+    solver, start = transport.gromov(proximal=1e4), jnp.zeros((7, 5))
+    out = jaxsolve.run(solver, start, small(), max_steps=40)
+    assert not out.converged and 5e-3 < out.state.error < np.inf
+    assert np.abs(out.params - np.outer(A, B)).sum() < 1e-3
+    still = transport.GromovProblem(jnp.ones((7, 7)), jnp.ones((5, 5)), A, B)
+    assert jaxsolve.run(solver, start, still).converged
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_spaces_that_cost_nothing_have_a_temperature_too(size):
+    cloud = transport.PointCloud(jnp.full((size, 2), 3.7))
+    for spaces in ((cloud, cloud), (jnp.full((size, size), 0.7),) * 2):
+        out = transport.gromov_wasserstein(*spaces)
+        assert out.converged and out.problem.epsilon == 1
+        np.testing.assert_allclose(out.plan, np.full((size, size), size**-2.0), 1e-6)
+        np.testing.assert_allclose([out.cost, out.value], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("max_steps", [1, 5000])
+def test_value_is_the_objective_at_the_plan_converged_or_not(max_steps, x64):
+    problem = transport.GromovProblem(
+        distances(X), distances(Y), 5 * A, 5 * B, epsilon=0.5, cross=Z, alpha=0.6
+    )
+    out = transport.gromov_wasserstein(problem, max_steps=max_steps)
+    assert out.converged == (max_steps > 1)
+    plan, pairs = np.asarray(out.plan), 25 * np.outer(A, B)
+    gaps = distances(X)[:, None, :, None] - distances(Y)[None, :, None]
+    cost = 0.4 * np.sum(Z * plan)
+    cost = cost + 0.6 * np.einsum("ijkl,ij,kl", gaps**2, plan, plan)
+    entropy = np.sum(plan * np.log(plan / pairs) - plan + pairs)
+    np.testing.assert_allclose(out.value, cost + 0.5 * entropy, rtol=1e-9)
+
+
 def test_derivatives_agree_with_central_differences(x64):
     rng = np.random.default_rng(1)
     ways = [rng.normal(size=z.shape) for z in (X[:4], Y[:3], Z[:4, :3])]
@@ -198,6 +232,7 @@ def test_bad_arguments_are_refused():
         ((np.triu(x), y), {}, "symmetric"),
         ((x, np.where(y == y.max(), np.nan, y)), {}, "finite"),
         ((x, y), {"cross": Z.T}, "cross"),
+        ((x, y), {"cross": np.where(Z == Z.max(), np.inf, Z)}, "cross must be finite"),
         ((x, y), {"alpha": 0.5}, "alpha weighs"),
         ((x, y), {"cross": Z, "alpha": 1.5}, "alpha is in"),
         ((x, y), {"epsilon": -1.0}, "epsilon"),

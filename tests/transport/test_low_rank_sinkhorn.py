@@ -40,7 +40,10 @@ def dykstra(k1, k2, k3, a, b, alpha, sweeps=4000):
 
 
 def papers(problem, plan, steps, gamma, eps):
-    """Mirror descent with Dykstra's projection; the norm of the stepsize is ours."""
+    """Mirror descent with Dykstra's projection.
+
+    The norm of the stepsize is ours, and so is the implicit step in the entropy.
+    """
     cost, a, b = (np.asarray(z) for z in (problem.geometry.cost, problem.a, problem.b))
     q, r, g = (np.asarray(z) for z in plan)
     seen = []
@@ -205,6 +208,25 @@ def test_bad_arguments_are_refused():
     for options in ({"epsilon": -1.0}, {"stepsize": 0.0}, {"least": 1.0}):
         with pytest.raises(ValueError, match="low_rank_sinkhorn needs"):
             transport.low_rank_sinkhorn(**options)
+    third = transport.LowRankPlan.start(problem, 3)
+    high, state = transport.low_rank_sinkhorn(least=0.5), solver.init(third, problem)
+    for refused in (high.init, lambda *args: high.update(third, state, problem)):
+        with pytest.raises(ValueError, match="less than 1 / r"):
+            refused(third, problem)
+
+
+def test_errors_are_not_negative_where_the_bound_is_active(x64):
+    problem = data()
+    start = transport.LowRankPlan.start(problem, 3)._replace(g=jnp.array([1.0, 0, 0]))
+    run = jaxsolve.run(
+        transport.low_rank_sinkhorn(least=0.33),
+        start,
+        problem,
+        tol=0,
+        max_steps=20,
+        record=lambda plan, state: state.error,
+    )
+    assert np.all(run.history[: int(run.count)] >= 0)
 
 
 def test_what_makes_no_sense_ends_with_a_status_and_zero_weights_are_fine():
