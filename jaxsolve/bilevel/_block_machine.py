@@ -43,6 +43,7 @@ class BsvrbState(NamedTuple):
     memory: Any  # the estimates of the Hessians (v1), or V and those of its slope (v2).
     direction: Any  # like x: Z, the estimate of the hypergradient.
     visited: chex.Array  # (m,), int32: the move in which each was last sampled, or -1.
+    wrong: chex.Array  # (m,), real: each block's share of the error, at that move.
     inner: Any  # the optimizer's own state.
     key: chex.PRNGKey | None  # (): for the next samples.
 
@@ -81,14 +82,15 @@ def machine(
 
     def init(params, data=None):
         x, y = check_levels(params)
-        blocks = block_count(params, data, sampling)
+        blocks, first = block_count(params, data, sampling), begin(params)
         return BsvrbState(
-            *begin(params),
+            *first,
             before=Levels(x, None if sampling.lazy else y),
             slope=optax.tree.zeros_like(y),
             memory=memory.init(y),
             direction=optax.tree.zeros_like(x),
             visited=jnp.full((blocks,), -1, jnp.int32),
+            wrong=jnp.broadcast_to(first[1], (blocks,)),
             inner=start(x),
             key=key,
         )
@@ -134,18 +136,21 @@ def machine(
             slopes = tracker.update(slopes, now.slope, before.slope, k, blocks)
             signals = now.signal, before.signal
             rows = memory.follow(state.memory, held[0], visit, *signals)
-            ok = core.all_finite([now, before, direction, new_x, slopes, rows])
+            ok = core.all_finite([now, before, direction, new_x, slopes, rows, eta])
             moved = advance(track, visit, lowers[0], slopes, eta, ok)
-            wrong = projected(problem, x, direction)
+            share = jax.vmap(error_of)(now.slope, now.gap).astype(state.wrong.dtype)
+            wrong = put(state.wrong, index, share, ok)
+            error = error_of(projected(problem, x, direction), wrong)
             keep = lambda new, old: core.where(ok, new, old)
             return Levels(keep(new_x, x), moved.values), state._replace(
-                error=keep(error_of(wrong, now.slope, now.gap), state.error),
+                error=keep(error.astype(state.error.dtype), state.error),
                 status=_judged(ok, state),
                 before=Levels(keep(x, state.before.upper), moved.before),
                 slope=moved.slope,
                 memory=memory.advance(state.memory, visit, held[0], rows, ok),
                 direction=keep(direction, state.direction),
                 visited=put(state.visited, index, jnp.full_like(visited, k), ok),
+                wrong=wrong,
                 inner=keep(inner, state.inner),
             )
 

@@ -22,7 +22,9 @@ class BlockSampling(NamedTuple):
             integer share their second axis, and are drawn alike.
         lazy: whether blocks that are not sampled stay behind, and make up for the steps
             that they have missed when they are sampled next. An update then touches the
-            sampled blocks only; params are those of the last visits.
+            sampled blocks only; params are those of the last visits. They make up by
+            one step of the present stepsize, projected once: exact for constant
+            stepsizes and an infinite radius alone.
     """
 
     blocks: int | None = None

@@ -59,7 +59,7 @@ def bsvrb_v1(
     speed-up in I is more than linear. Blocks and examples are drawn here, not by
     :func:`jaxsolve.core.minibatch`. The axis of blocks may be sharded: put params and
     data on a mesh, or, where it does not divide the axis, constrain them inside of a
-    jit.
+    jit. Train in float32: no master copy is kept of leaves of lower precision.
 
     Args:
         problem: of one block; an upper set is honoured.
@@ -77,10 +77,11 @@ def bsvrb_v1(
 
     Returns:
         A solver. Its error is the largest entry of :math:`Z^+` (projected), of
-        :math:`g_{i,y}` and of :math:`g_{i,yy} w_i - f_{i,y}` of the sampled blocks,
-        with :math:`w_i` their :math:`\hat H_i^{-1} f_{i,y}`: zero at a solution if all
-        blocks and examples are used; otherwise it cannot stop a run. Its residual is
-        the mean hypergradient and the slope of each block.
+        :math:`g_{i,y}` and of :math:`g_{i,yy} w_i - f_{i,y}` of each block at its last
+        visit, with :math:`w_i = \hat H_i^{-1} f_{i,y}`; infinite until all were visited
+        by moves. It is zero at a solution if all blocks and examples are used; with
+        sampling it seldom stops a run. Its residual is the mean hypergradient and the
+        slope of each block.
 
     Raises:
         ValueError: if the leading axes of the lower params and data differ, sizes
@@ -151,8 +152,8 @@ def bsvrb_v2(
 
     Returns:
         A solver. Its error is the largest entry of :math:`Z^+` (projected), of
-        :math:`g_{i,y}` and of :math:`H_i v_i - f_{i,y}` of the sampled blocks; what it
-        can stop, and its residual, are those of :func:`bsvrb_v1`.
+        :math:`g_{i,y}` and of :math:`H_i v_i - f_{i,y}` of each block at its last
+        visit; what it can stop, and its residual, are those of :func:`bsvrb_v1`.
 
     Raises:
         ValueError: as :func:`bsvrb_v1`.

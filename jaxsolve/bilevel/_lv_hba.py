@@ -33,7 +33,7 @@ class LvHbaState(NamedTuple):
     count: chex.Array  # (), int32: updates taken.
     error: chex.Array  # (), real: largest entry of what should be zero.
     status: chex.Array  # (), int32: running, or diverged.
-    gap: chex.Array  # (), real: g(x, y) - v(x, y, z), what the penalty presses down.
+    gap: chex.Array  # (), real: g - v, with theta+, lambda+ for the saddle point of v.
     shadow: Any  # like y: theta, the minimiser in v.
     multiplier: Any  # like the constraint: lambda, the maximiser in v.
     anchor: Any  # like the constraint: z, what lambda is kept near.
@@ -81,17 +81,20 @@ def lv_hba(
     :math:`O(K^{-p})`: a slow method, and a constant penalty ends, sooner, at a biased
     point (the rates are recalled from the paper, not rederived). The penalised problem
     is not convex: which solution it finds depends on the start. The saddle steps are
-    stable for :math:`\eta < 2 d / (d^2 + \|c_y\|^2)` with :math:`d = \min(1/\gamma_1 +
-    \mu_g, 1/\gamma_2)`.
+    stable if :math:`\eta < 2 d / (L + \|c_y\|)^2` with :math:`L = \max(1/\gamma_1 +
+    l, 1/\gamma_2)` and :math:`d = \min(1/\gamma_1 + \mu, 1/\gamma_2)`, for curvatures
+    from :math:`\mu` to :math:`l` of :math:`g + \langle \lambda, c \rangle` in y; larger
+    ones may diverge.
 
     The lower objective and the constraint are called twice an update: at once at
     :math:`(x, \theta)` and :math:`(x, y)`, then at :math:`(x, \theta^+)`, which the
-    first call decides.
+    first call decides. Train in float32: no master copy is kept of leaves of lower
+    precision.
 
     Args:
         problem: with a constraint and its `joint_set`, the projection onto :math:`C`,
             such as ``prox.hyperplane`` or ``prox.polyhedron`` on both levels; or with
-            neither. The lower set is that of theta; the upper one is part of C.
+            neither. The lower set is that of theta; both must be part of C.
         optimizer: the step of both levels, any optax transformation of ``Levels``, such
             as ``optax.sgd(2e-3)``.
         lower_stepsize: :math:`\eta > 0`, a scalar or a schedule; divergence outside of
@@ -106,11 +109,13 @@ def lv_hba(
     Returns:
         A solver that stays in C from its first update on, wherever it starts. Its error
         is the largest of :math:`\rho_k` times what steps of length one move each of
-        :math:`(x, y), \theta, \lambda, z`, and of the violation of the constraint at
-        both :math:`\theta` and :math:`y`, where the oracles were called: an infeasible
-        constraint never ends as converged. With a growing penalty the factor
+        :math:`(x, y), \theta, \lambda, z`, of the violation of the constraint at both
+        :math:`\theta` and :math:`y`, where the oracles were called, and of the distance
+        of x and y from their own sets: neither an infeasible constraint nor a joint set
+        that forgets one of these ends as converged. With a growing penalty the factor
         :math:`\rho_k` makes it fall slowly, and on minibatches it cannot stop a run.
-        The state's gap tells how much of the lower level the penalty still gives away.
+        The state's gap tells how much of the lower level the penalty still gives away,
+        once :math:`\theta` and :math:`\lambda` have settled.
         The residual is that of all unknowns at the last penalty; derivatives are those
         of the penalised solution.
 
@@ -140,7 +145,7 @@ def lv_hba(
         our f and g, g for our c, and c for our penalty.
     """
     check_problem(problem, "lv_hba", takes=TAKES)
-    project = _onto_joint_set(problem)
+    onto_each, project = _onto_each_set(problem), _onto_joint_set(problem)
     core.check_stepsize(lower_stepsize)
     core.check_stepsize(anchor_stepsize)
     check_positive("penalty", penalty)
@@ -190,7 +195,7 @@ def lv_hba(
         moved = moves(seen, params, near, theta, near_theta, multiplier, anchor, turn)
         new_state = LvHbaState(
             count=k + 1,
-            error=error_of(times(rho, moved), violation(seen.values)),
+            error=error_of(times(rho, moved), violation(seen.values), outside(params)),
             status=state.status,
             gap=seen.value - least - proximal_terms(away, pulled, gamma),
             shadow=new_theta,
@@ -203,6 +208,10 @@ def lv_hba(
 
     def violation(values):
         return jax.tree.map(jnp.abs if problem.equality else jax.nn.relu, values)
+
+    def outside(params):
+        """How far outside of their own sets: nowhere, if the joint set is right."""
+        return minus(params, onto_each(params))
 
     def further(state):
         return state.shadow, state.multiplier, state.anchor, state.penalty
@@ -235,6 +244,10 @@ def _onto_joint_set(problem):
             "lv_hba stays where the constraint holds: give the BilevelProblem its "
             "joint_set, the projection onto those levels."
         )
+    return _onto_each_set(problem)
+
+
+def _onto_each_set(problem):
     keep = lambda part: part
     onto_x, onto_y = problem.upper_set or keep, problem.lower_set or keep
     return lambda levels: Levels(onto_x(levels.upper), onto_y(levels.lower))

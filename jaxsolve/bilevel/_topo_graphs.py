@@ -143,7 +143,8 @@ def topological_order(weights: chex.Array) -> chex.Array:
     def append(place, carry):
         order, left = carry
         incoming = jnp.sum(jnp.where(left[:, None], weights, 0), axis=0)
-        node = jnp.argmin(jnp.where(left, incoming, jnp.inf)).astype(jnp.int32)
+        finite = jnp.nan_to_num(incoming)  # infinity is for those listed
+        node = jnp.argmin(jnp.where(left, finite, jnp.inf)).astype(jnp.int32)
         return order.at[place].set(node), left.at[node].set(False)
 
     start = jnp.zeros(size, jnp.int32), jnp.ones(size, bool)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxsolve import core
 from jaxsolve.bilevel._topo_graphs import check_square, places_of
+from jaxsolve.core import Status
 
 NodeScore = Callable[[Any, chex.Array, chex.Array], tuple[chex.Array, chex.Array]]
 
@@ -51,11 +52,14 @@ def linear_scores(ridge: chex.Numeric = 0.0) -> Scores:
 
     Args:
         ridge: :math:`\lambda \ge 0`. At zero, S must be regular: with no more examples
-            than variables, or collinear ones, take 1e-8 times its diagonal or more.
+            than variables, or collinear ones, take 1e-8 times its diagonal or more in
+            double precision, 1e-4 in single; above 80 variables 1e-3.
 
     Returns:
         Scores for `topo`, whose data are S, (d, d). Subtract the means of X first, or
-        include a constant in the model by other means. A singular S gives NaN.
+        include a constant in the model by other means. Scores are NaN where the matrix
+        is singular to rounding: not factorised, or :math:`L_{kk}^2` is at most 10 d
+        machine epsilons of its diagonal entry.
 
     Raises:
         ValueError: if `ridge` is negative; while tracing, if the data are not (d, d).
@@ -88,7 +92,9 @@ def linear_scores(ridge: chex.Numeric = 0.0) -> Scores:
             factor / pivots[None, :], eye, lower=True, unit_diagonal=True
         )
         weights = jnp.triu(-inverse.T, 1)
-        values = (pivots**2 - penalty) / 2
+        rounding = 10 * order.shape[0] * jnp.finfo(matrix.dtype).eps
+        regular = pivots**2 > rounding * jnp.diagonal(matrix)
+        values = jnp.where(regular, (pivots**2 - penalty) / 2, jnp.nan)
         return values[places], weights[places[:, None], places[None, :]]
 
     def slope(moments, weights):
@@ -166,7 +172,8 @@ def solver_scores(
         solver: minimises it, together with the penalty if there is one, from zero; its
             data are the triple ``(data, node, mask)``.
         penalty: what the solver adds to `fun`, as ``penalty(weights) -> scalar``.
-        max_steps: of the solver.
+        max_steps: of the solver; a run that they end has the score NaN, which rules the
+            candidate out.
         tol: of the solver; well below the differences of scores that matter.
 
     Returns:
@@ -193,10 +200,12 @@ def solver_scores(
     def score(data, node, mask):
         problem = data, node, mask
         start = jnp.zeros(mask.shape, core.real_dtype(data))
-        weights = core.run(solver, start, problem, max_steps=max_steps, tol=tol).params
-        weights = jnp.where(mask, weights, 0)
+        out = core.run(solver, start, problem, max_steps=max_steps, tol=tol)
+        solved = (out.status == Status.CONVERGED) | (out.status == Status.STALLED)
+        weights = jnp.where(mask, out.params, 0)
         value = fun(weights, problem)
-        return value if penalty is None else value + penalty(weights), weights
+        value = value if penalty is None else value + penalty(weights)
+        return jnp.where(solved, value, jnp.nan), weights
 
     def slope(data, weights):
         nodes = jnp.arange(weights.shape[0], dtype=jnp.int32)

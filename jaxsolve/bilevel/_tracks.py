@@ -183,7 +183,9 @@ def adjoints(
 
     def follow(state, held, visit, now, before):
         slopes = take(state.slope, visit.index)
-        return tracker.update(slopes, now, before, visit.count, visit.blocks)
+        rows = tracker.update(slopes, now, before, visit.count, visit.blocks)
+        sound = jnp.isfinite(length(visit, state.values))  # `descend` would hide it
+        return jax.tree.map(lambda row: jnp.where(sound, row, jnp.nan), rows)
 
     def move(state, visit, held, rows, ok):
         eta = length(visit, state.values)

@@ -50,9 +50,9 @@ def value_and_duals(solve: Callable[..., Optimum | tuple]) -> Callable[..., Opti
     Where the duals are not unique, as for linear programs at a kink of their value, it
     is a subgradient if the problem is convex. A solve that is not `CONVERGED`, or whose
     value or duals are not finite, **refuses**: its derivatives are not finite, unless
-    they are multiplied by zero, so that it can be masked by its status. Second
-    derivatives, and derivatives in `data` or in what `solve` closes over, are refused
-    while tracing.
+    it is masked by its status: ``jnp.where(status == CONVERGED, value, 0)``. A product
+    with zero masks reverse mode alone. Second derivatives, and derivatives in `data` or
+    in what `solve` closes over, are refused while tracing.
 
     Args:
         solve: as ``solve(rhs, data) -> Optimum(value, duals, status, aux)``, or the

@@ -334,6 +334,17 @@ def test_nan_lane_leaves_the_others_alone():
     np.testing.assert_array_equal(out.params.lower[1], start.lower)
 
 
+def test_optimizers_whose_states_begin_infinite_are_no_divergence():
+    patient = optax.contrib.reduce_on_plateau(accumulation_size=20)
+    slow, fast = (optax.chain(optax.sgd(rate), patient) for rate in (0.05, 0.1))
+    plain = optax.sgd(0.1)
+    for pair in ((slow, plain), (plain, fast)):
+        out = core.run(bilevel.bip(squares, *pair, 3), START, DATA, tol=0.0)
+        assert out.status == Status.MAX_STEPS
+        kept = bilevel.pruned(out.params, 3)
+        assert squares(kept, DATA[1]) < squares(bilevel.pruned(START, 3), DATA[1])
+
+
 def test_weights_may_be_of_sixteen_bits():
     wide = lambda weights, data: squares(weights.astype(jnp.float32), data)
     data = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), DATA)

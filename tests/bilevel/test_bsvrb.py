@@ -23,6 +23,11 @@ ALPHA, BETA, TAU, ETA = 0.3, 0.2, 0.05, 0.04
 FLOOR, RADIUS = 1.3, 0.4  # both are active on the way
 
 
+def falling(count):
+    """Stepsizes of the lower level that differ from move to move."""
+    return TAU / (1 + 0.1 * jnp.asarray(count, float))
+
+
 class Paper:
     """The card's update in NumPy; blocks are told."""
 
@@ -36,7 +41,7 @@ class Paper:
         self.u = np.stack([self.signal(self.y, self.v, i) for i in every])
         first = self.x, self.y, self.v, self.hessian
         self.z = np.mean([self.hyper(*first, i) for i in every], 0)
-        self.before = first
+        self.before, self.count, self.wrong = first, 0, np.full(self.m, np.inf)
 
     def g_y(self, x, y, i):
         hessian, cross, linear = (leaf[i] for leaf in self.numbers)
@@ -57,6 +62,12 @@ class Paper:
         w = np.linalg.solve(hessian[i], f_y) if self.form == 1 else v[i]
         return MU * x + self.numbers.cross[i].T @ w
 
+    def gap(self, y, v, hessian, i):
+        if self.form == 2:
+            return self.signal(y, v, i)
+        f_y = y[i] - self.target[i]
+        return self.hess(y, i) @ np.linalg.solve(hessian[i], f_y) - f_y
+
     def msvr(self, old, now, before):
         gamma = (self.m - self.sampled) / (self.sampled * (1 - ALPHA)) + (1 - ALPHA)
         return (1 - ALPHA) * old + ALPHA * now + gamma * (now - before)
@@ -72,14 +83,18 @@ class Paper:
             new_hessian[i] = self.raised(self.msvr(hessian[i], now, before))
             now, before = self.signal(y, v, i), self.signal(old_y, old_v, i)
             self.u[i] = self.msvr(self.u[i], now, before)
+            parts = self.g_y(x, y, i), self.gap(y, v, hessian, i)
+            self.wrong[i] = np.max(np.abs(parts))
         now = np.mean([self.hyper(x, y, v, hessian, i) for i in index], 0)
         old = old_x, old_y, old_v, old_hessian
         before = np.mean([self.hyper(*old, i) for i in index], 0)
         self.z = (1 - BETA) * (self.z - before) + now
         self.before = x, y, v, hessian
-        new_v = v - TAU * self.u
+        tau = float(falling(self.count))
+        self.count += 1
+        new_v = v - tau * self.u
         norms = np.linalg.norm(new_v, axis=1, keepdims=True)
-        self.x, self.y = x - ETA * self.z, y - TAU * self.slope
+        self.x, self.y = x - ETA * self.z, y - tau * self.slope
         self.v = new_v * np.minimum(1, RADIUS / norms)
         self.hessian = new_hessian
         return bool(np.any(norms > RADIUS))
@@ -93,9 +108,9 @@ def test_first_iterates_are_the_cards(x64, form, blocks):
     options["sampling"] = BlockSampling(blocks)
     problem = BilevelProblem(quadratic.upper, curved)
     if form == 1:
-        solver = first(problem, ETA, TAU, floor=FLOOR, **options)
+        solver = first(problem, ETA, falling, floor=FLOOR, **options)
     else:
-        solver = second(problem, ETA, TAU, radius=RADIUS, **options)
+        solver = second(problem, ETA, falling, radius=RADIUS, **options)
     params, data_x = start(5, 2, 3), floats(data)
     state = solver.init(params, data_x)
     for _ in range(-(-5 // blocks)):  # every block once: nothing moves
@@ -109,8 +124,9 @@ def test_first_iterates_are_the_cards(x64, form, blocks):
         assert len(index) == blocks
         seen.add(tuple(index))
         bounded.add(paper.move(index))
-        expected = paper.x, paper.y, paper.slope, paper.z
-        ours = *params, state.slope, state.direction
+        error = max(np.max(np.abs(paper.z)), *paper.wrong)
+        expected = paper.x, paper.y, paper.slope, paper.z, error
+        ours = *params, state.slope, state.direction, state.error
         if form == 1:
             expected, ours = (*expected, paper.hessian), (*ours, state.memory.values)
         else:

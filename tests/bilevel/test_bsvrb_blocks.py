@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxsolve import core, prox
-from jaxsolve.bilevel import BilevelProblem, BlockSampling, Levels
+from jaxsolve.bilevel import BilevelProblem, BlockSampling, Levels, bsvrb_v2
 from jaxsolve.core import Status
 from tests.bilevel import many, quadratic
 from tests.bilevel.many import KEY, first, floats, second, start
@@ -61,6 +62,27 @@ def test_blocks_that_agree_converge_though_few_are_sampled(x64):
         out = core.run(solver, start(6, 2, 3), data, max_steps=20000, tol=1e-9)
         assert out.status == Status.CONVERGED
         np.testing.assert_allclose(out.params.upper, x, atol=1e-7)
+
+
+def one_of_each(levels, data):
+    """Two lower blocks: one follows x, the other goes to one."""
+    aim = jnp.where(data == 0, levels.upper, 1.0)
+    return (levels.lower - aim) ** 2 / 2
+
+
+@pytest.mark.parametrize("make", [first, second], ids=["v1", "v2"])
+def test_a_block_that_no_move_has_visited_is_not_taken_for_solved(x64, make):
+    upper = lambda levels, data: jnp.where(data == 0, levels.lower**2 / 2, 0.0)
+    problem, begin = BilevelProblem(upper, one_of_each), Levels(0.0, jnp.zeros(2))
+    data = jnp.arange(2), jnp.arange(2)
+    for seed in range(4):  # some draw the solved block first
+        one = dict(sampling=BlockSampling(1), key=jax.random.key(seed))
+        solver = make(problem, 0.05, 0.1, **one)
+        out = core.run(solver, begin, data, max_steps=3000, tol=1e-6)
+        assert out.status == Status.CONVERGED
+        np.testing.assert_allclose(out.params.lower, [0, 1], atol=1e-5)
+        params, state, *_ = updates(solver, begin, data, 3)
+        assert state.error == np.inf  # one move, one block
 
 
 def with_examples(m, n):
@@ -213,6 +235,22 @@ def test_diverging_steps_end_with_finite_params():
         out = updates(solver, start(5, 2, 3), data, 300)
         assert out.status == Status.DIVERGED
         assert bool(core.all_finite(out.params))
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan], ids=str)
+def test_a_stepsize_that_is_no_number_is_divergence(bad, lazy):
+    data = floats(many.draw(m=5, dx=2, dy=3), jnp.float32)
+    breaks = lambda count: jnp.where(count < 4, TAU, bad)
+    sampling, sgd = BlockSampling(2, lazy=lazy), optax.sgd(ETA)
+    for taus in ((breaks, TAU), (TAU, breaks)):
+        solver = bsvrb_v2(PROBLEM, sgd, *taus, sampling=sampling, key=KEY)
+        out = core.run(solver, start(5, 2, 3, jnp.float32), data, max_steps=30)
+        assert out.status == Status.DIVERGED and out.state.count == 3 + 4 + 1
+        assert bool(core.all_finite(out.params))
+    solver = first(PROBLEM, ETA, breaks, sampling=sampling, key=KEY)
+    out = core.run(solver, start(5, 2, 3, jnp.float32), data, max_steps=30)
+    assert out.status == Status.DIVERGED and bool(core.all_finite(out.params))
 
 
 def test_static_mistakes_are_errors():

@@ -1,5 +1,7 @@
 """LV-HBA: the card's iterates and figures, its sets, and what must not converge."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -281,6 +283,26 @@ def test_infeasible_constraint_does_not_end_as_converged():
     assert out.status == Status.MAX_STEPS
     assert out.state.multiplier == 2.0 and out.state.error >= 1
     assert bool(core.all_finite(out.params))
+
+
+@pytest.mark.parametrize("name", ["upper_set", "lower_set"])
+def test_a_joint_set_that_forgets_a_set_does_not_end_as_converged(name):
+    far = lambda levels, _: (levels.upper - 2) ** 2 + (levels.lower - 2) ** 2
+    problem = BilevelProblem(
+        far,
+        far,
+        constraint=lambda levels, _: levels.upper + levels.lower - 10,
+        joint_set=prox.halfspace(Levels(1.0, 1.0), 10.0),
+    )
+    run = lambda problem: core.run(
+        lv_hba(problem, optax.sgd(0.05), 0.1, 0.1, 1.0),
+        Levels(0.0, 0.0),
+        max_steps=2000,
+        tol=1e-4,
+    )
+    assert run(problem).status == Status.CONVERGED
+    out = run(dataclasses.replace(problem, **{name: prox.box(0.0, 1.0)}))
+    assert out.status == Status.MAX_STEPS and out.state.error > 0.5
 
 
 def test_contradictory_equations_do_not_end_as_converged():

@@ -221,7 +221,22 @@ def test_collinear_data_break_down_without_a_ridge_and_not_with_one(x64):
         return core.run(solver, start, moments)
 
     assert solve(1e-8).converged
-    assert core.all_finite(solve(0.0).params)
+    out = solve(0.0)
+    assert out.status == Status.DIVERGED and core.all_finite(out.params)
+
+
+@pytest.mark.parametrize("size", [5, 60])
+def test_collinear_data_are_judged_alike_in_single_precision(size):
+    data = np.random.default_rng(0).normal(size=(4 * size, size))
+    data[:, -1] = data[:, :-1].sum(1)
+    moments = (data.T @ data / len(data)).astype(np.float32)
+    order = jnp.arange(size)
+    values, _ = bilevel.linear_scores().fit(moments, order)
+    assert np.isnan(values[-1])
+    ridge = 1e-4 * np.max(np.diagonal(moments))
+    values, weights = bilevel.linear_scores(ridge).fit(moments, order)
+    assert core.all_finite(values)
+    np.testing.assert_allclose(weights[:-1, -1], 1, atol=0.05)
 
 
 def quadratic(w, problem):
@@ -258,6 +273,17 @@ def test_lasso_by_an_inner_solver_ends_at_a_point_of_karush_kuhn_tucker(x64):
     assert np.max(np.abs(np.where(free, slope, 0)), initial=0) <= 0.2 + 1e-9
 
 
+def test_an_inner_run_that_is_cut_off_has_no_score():
+    _, _, moments, _ = draw(seed=4, nodes=5, edges=6)
+    stepsize = 1 / np.linalg.norm(moments, 2)
+    start, penalty = jnp.zeros((5, 5)), prox.l1(0.2)
+    inner = composite.proximal_gradient(quadratic, penalty, stepsize)
+    for max_steps, status in ((1, Status.DIVERGED), (3000, Status.CONVERGED)):
+        scores = bilevel.solver_scores(quadratic, inner, max_steps=max_steps)
+        out = core.run(bilevel.topo(scores), start, moments)
+        assert out.status == status
+
+
 def additive(data, node, mask):
     """A node as a sum of a parabola in each of those before it."""
     features = jnp.concatenate(
@@ -291,6 +317,16 @@ def test_topological_order_is_one_of_every_graph_without_cycles():
         place = np.argsort(list_nodes(weights.astype(np.float32)))
         early, late = np.nonzero(weights)
         assert np.all(place[early] < place[late])
+
+
+def test_topological_order_is_a_permutation_whatever_the_weights():
+    for value in (np.inf, np.finfo(np.float32).max, np.nan):
+        weights = np.full((4, 4), value, np.float32)
+        order = bilevel.topological_order(weights)
+        np.testing.assert_array_equal(np.sort(order), np.arange(4))
+    path = np.inf * bilevel.complete_dag(np.array([2, 0, 1]))
+    path = np.nan_to_num(path, nan=0.0, posinf=np.inf)
+    np.testing.assert_array_equal(bilevel.topological_order(path), [2, 0, 1])
 
 
 def test_the_order_of_an_almost_acyclic_start_is_kept():
