@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._wide import wide
 
 
 class ScaleByArmijoState(NamedTuple):
@@ -201,7 +202,7 @@ def armijo_sgd(
         goldstein=goldstein,
         max_trials=max_trials,
     )
-    links = [optax.scale(-1.0), search, optax.trace(momentum)]
+    links = [optax.scale(-1.0), search, wide(optax.trace(momentum))]
     plain = isinstance(momentum, float | int) and momentum == 0
     return optax.chain(*(links[:2] if plain else links))
 

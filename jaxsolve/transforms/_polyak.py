@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._wide import wide
 
 
 class ScaleBySPSState(NamedTuple):
@@ -155,7 +156,7 @@ def sps(
     if isinstance(momentum, float | int) and not 0 <= momentum < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
     scale = scale_by_sps(lower_bound, max_stepsize, c=c, growth=growth)
-    links = [scale, optax.scale(-(1 - momentum)), optax.trace(momentum)]
+    links = [scale, optax.scale(-(1 - momentum)), wide(optax.trace(momentum))]
     plain = isinstance(momentum, float | int) and momentum == 0
     return optax.chain(*(links[:2] if plain else links))
 
