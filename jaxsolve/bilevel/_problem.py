@@ -46,7 +46,8 @@ class BilevelProblem:
         equality: whether the constraint is :math:`c(x, y) = 0`.
 
     Raises:
-        ValueError: if a part that is given is not a function.
+        ValueError: if a part that is given is not a function, or `equality` is given
+            without a constraint.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -75,6 +76,8 @@ class BilevelProblem:
                 raise ValueError(
                     f"{name} of a BilevelProblem must be a function, got {part!r}."
                 )
+        if self.equality and self.constraint is None:
+            raise ValueError("equality=True says what a constraint is: give one.")
 
     def inner(self, params, data):
         """The lower objective of `y` alone: ``fun(y, (x, lower_data))``.

@@ -1,6 +1,7 @@
 """Identity: equal factory calls give the same solver, and nothing outlives its user."""
 
 import collections
+import dataclasses
 import functools
 import inspect
 import types
@@ -35,7 +36,7 @@ def memoise(factory: Callable) -> Callable:
             hash(key)
         except TypeError:
             return factory(*args, **kwargs)
-        functions = [leaf for leaf in jax.tree.leaves(values) if callable(leaf)]
+        functions = _functions(values)
         if any(map(closes_over_tracer, values)):
             return factory(*args, **kwargs)
         memo = _memo_of(functions) if functions else table
@@ -57,6 +58,18 @@ def _key(value: Any) -> Hashable:
     if isinstance(value, tuple):
         return (type(value), *map(_key, value))
     return (type(value), value)
+
+
+def _functions(values):
+    """The functions among the arguments; a problem counts as its own functions."""
+    found = []
+    for leaf in jax.tree.leaves(values):
+        if callable(leaf):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf):
+            parts = [getattr(leaf, field.name) for field in dataclasses.fields(leaf)]
+            found += filter(callable, parts)
+    return found
 
 
 def _memo_of(functions):
