@@ -123,12 +123,13 @@ def estimate(
     known = jnp.isfinite(theta) & ((theta < CONTRACTION) | floor) & (left <= 0.5)
     difference = _norm(corrected - gradient)
     share = jnp.maximum(jnp.where(theta < CONTRACTION, theta, 0.5), left)
+    share = share.astype(difference.dtype)  # of x; y may have another
     error = difference / (1 - share)
     inf = jnp.asarray(jnp.inf, error.dtype)
     known = known & jnp.isfinite(error)
     concave = jnp.zeros((), bool)
     if equations.structure.psd:
-        slack = eps * jnp.asarray(100, error.dtype)
+        slack = 100 * eps
         concave = jnp.vdot(d, point.residual) < -slack * _norm(d) * before
         size = _norm(adjoint) * _norm(point.rhs)
         concave = concave | (jnp.vdot(adjoint, point.rhs) < -slack * size)

@@ -9,13 +9,22 @@ import jax.numpy as jnp
 
 from jaxsolve import core
 from jaxsolve.bilevel._estimate import Equations, Estimate, Linear, estimate, linear
-from jaxsolve.bilevel._linear_solves import LinearSolve, default
-from jaxsolve.bilevel._problem import Levels, check_levels, split
+from jaxsolve.bilevel._linear_solves import LinearSolve, as_linear_solve
+from jaxsolve.bilevel._problem import (
+    BilevelProblem,
+    Levels,
+    check_levels,
+    split,
+)
 from jaxsolve.core import Status, as_status
 
 
 class Hypergradient(NamedTuple):
-    """A hypergradient, and how far it can be trusted."""
+    """A hypergradient, and how far it can be trusted.
+
+    Its `contraction` is the share of the lower residual that one Newton step leaves:
+    above 1/8 nothing is known of the error, near zero the estimate is nearly exact.
+    """
 
     value: chex.Array  # (), real: the upper objective at the lower point found.
     gradient: Any  # like x; not a number where it was refused.
@@ -35,7 +44,7 @@ class Hypergradient(NamedTuple):
 
 @core.memoise
 def implicit_hypergradient(
-    upper: Callable[[Levels, Any], chex.Array],
+    upper: Callable[[Levels, Any], chex.Array] | BilevelProblem,
     inner: core.Solver,
     *,
     linear_solve: LinearSolve | None = None,
@@ -70,7 +79,8 @@ def implicit_hypergradient(
     directions softer by 1e4 than others in a Krylov solve, is not judged.
 
     Args:
-        upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``.
+        upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``, or the problem
+            that it is part of.
         inner: a solver of the lower level, of params y and data ``(x, lower_data)``,
             such as ``smooth.lbfgs(problem.inner)``. Its residual is differentiated, and
             its derivative rule tells whether the Jacobian is symmetric, or psd.
@@ -106,8 +116,9 @@ def implicit_hypergradient(
         level its residual is noise: use a bilevel algorithm.
 
     Raises:
-        ValueError: if `inner` has no residual; while tracing, if shapes of the levels
-            do not fit, or a batch is empty.
+        ValueError: if `upper`, `inner` or `linear_solve` is something else, or `inner`
+            has no residual; while tracing, if shapes of the levels do not fit, their
+            leaves are no floats, or a batch is empty.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -126,12 +137,12 @@ def implicit_hypergradient(
     """
     structure = structure_of(inner)
     check_numbers(rtol, ridge)
-    method = default() if linear_solve is None else linear_solve
+    upper, method = as_upper(upper), as_linear_solve(linear_solve)
 
     @jax.jit
-    def hypergradient(levels, data=None, *, start=None, max_steps=1000, tol=None):
-        x, begin = check_levels(levels)
-        upper_data, lower_data = split(data)
+    def compiled(levels, data, start, max_steps, tol):
+        x, begin = levels
+        upper_data, lower_data = data
         out = core.run(inner, begin, (x, lower_data), max_steps=max_steps, tol=tol)
         levels = Levels(x, out.params)
         equations = equations_of(
@@ -145,7 +156,39 @@ def implicit_hypergradient(
             )
         return finish(found, judged, levels, out.status, corrected, rtol)
 
+    def hypergradient(levels, data=None, *, start=None, max_steps=1000, tol=None):
+        levels, data = arguments(levels, data)
+        return compiled(levels, data, start, *limits(levels, max_steps, tol))
+
     return hypergradient
+
+
+def as_upper(upper):
+    """The upper objective, of a problem or as it is given."""
+    if isinstance(upper, BilevelProblem):
+        return upper.upper
+    if not callable(upper) or isinstance(upper, core.Solver):
+        raise ValueError(
+            "upper is a function upper(levels, upper_data) -> scalar, or a "
+            f"BilevelProblem, got {core.describe(upper)}."
+        )
+    return upper
+
+
+def arguments(levels, data):
+    """Checks levels and data, and gives Python's numbers dtypes: they trace alike."""
+    return jax.tree.map(_strong, (check_levels(levels), split(data)))
+
+
+def limits(levels, max_steps, tol):
+    """The limits of a run as arrays: named or left out, they trace alike."""
+    max_steps = jnp.asarray(max_steps, jnp.int32)
+    return max_steps, jnp.asarray(core.as_tol(tol, levels.lower))
+
+
+def _strong(leaf):
+    weak = isinstance(leaf, bool | int | float) or getattr(leaf, "weak_type", False)
+    return jnp.asarray(leaf, jnp.result_type(leaf)) if weak else leaf
 
 
 def check_numbers(rtol, ridge=0.0):
@@ -252,7 +295,8 @@ def finish(
     else:
         error = judged.corrected_error if corrected else judged.error
         theta, concave = judged.contraction, judged.concave
-        trusted = error <= rtol * size + eps**0.5 * split_size
+        allowed = rtol * size + eps**0.5 * split_size
+        trusted = (error <= allowed) & jnp.isfinite(error)
     trusted = trusted | (rtol == jnp.inf)  # infinity times zero is no number
     point = found.point
     finite = core.all_finite(stop((point.value, point.direct, point.rhs)))

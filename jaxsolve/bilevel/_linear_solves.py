@@ -1,6 +1,7 @@
 """Who solves the adjoint system: methods by name, each prepared at one matrix."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -44,6 +45,28 @@ def default() -> LinearSolve:
         return _krylov(_cg if system.psd else linalg.bicgstab, system)
 
     return prepare
+
+
+def as_linear_solve(method: LinearSolve | None) -> LinearSolve:
+    """The default method, or the one given, which must be one of this file's."""
+    if method is None:
+        return default()
+    makers = default, dense, conjugate_gradient, gmres, normal_cg, neumann
+    if method in makers or inspect.ismodule(method) or not _takes_two(method):
+        raise ValueError(
+            "linear_solve is bilevel.dense(), conjugate_gradient(), gmres(), "
+            "normal_cg() or neumann(stepsize, terms), or a function (system, like) -> "
+            f"Solves, got {method!r}."
+        )
+    return method
+
+
+def _takes_two(method):
+    try:
+        inspect.signature(method).bind(None, None)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def dense() -> LinearSolve:

@@ -189,6 +189,8 @@ def lv_hba(
         away, pulled = minus(y, new_theta), minus(new_multiplier, anchor)
         grad = upper(params, data)[1]
         d = descent(seen, grad, there.upper, away, rho, gamma)
+        penalties = proximal_terms(away, pulled, gamma)
+        real = lambda number: core.real_scalar(number, params)
         turn = times(1 / gamma[1], pulled)
         stepped, inner = advance(d, state.inner, params)
         new_params, near = at_both(project, stepped, minus(params, d))
@@ -197,7 +199,7 @@ def lv_hba(
             count=k + 1,
             error=error_of(times(rho, moved), violation(seen.values), outside(params)),
             status=state.status,
-            gap=seen.value - least - proximal_terms(away, pulled, gamma),
+            gap=real(seen.value) - real(least) - real(penalties),
             shadow=new_theta,
             multiplier=new_multiplier,
             anchor=box(core.axpy(beta(k), turn, anchor)),

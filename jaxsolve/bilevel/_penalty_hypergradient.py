@@ -9,16 +9,16 @@ import jax.numpy as jnp
 from jaxsolve import core
 from jaxsolve.bilevel._hypergradient import (
     Hypergradient,
+    arguments,
     check_numbers,
+    limits,
     refused,
     structure_of,
 )
 from jaxsolve.bilevel._problem import (
     BilevelProblem,
     Levels,
-    check_levels,
     check_problem,
-    split,
 )
 from jaxsolve.core import Status, as_status
 
@@ -95,6 +95,12 @@ def penalty_hypergradient(
     if core.is_concrete(sigma) and not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma!r}.")
 
+    if isinstance(inner, core.Solver) or not callable(inner):
+        raise ValueError(
+            "inner makes the solver of what this makes of both objectives: a factory "
+            f"such as smooth.lbfgs, got {core.describe(inner)}."
+        )
+
     def penalised(y, data):
         x, (upper_data, lower_data), weight = data
         levels = Levels(x, y)
@@ -106,9 +112,8 @@ def penalty_hypergradient(
     structure_of(solver)  # its residual tells how far lower points are off
 
     @jax.jit
-    def hypergradient(levels, data=None, *, max_steps=1000, tol=None):
-        x, begin = check_levels(levels)
-        data = split(data)
+    def compiled(levels, data, max_steps, tol):
+        x, begin = levels
         size = core.real_scalar(sigma, levels)
         weights = size * jnp.asarray(SHARES, size.dtype)
         flat, unravel = core.ravel(x)
@@ -126,7 +131,7 @@ def penalty_hypergradient(
         value, pulled = jax.value_and_grad(
             lambda y: core.objective(problem.upper)(Levels(x, y), data[0])
         )(y)
-        slopes = (slopes[:-1] - slopes[-1:]) / weights[:-1, None]
+        slopes = (slopes[:-1] - slopes[-1:]) / weights[:-1, None].astype(flat.dtype)
         scale = jnp.linalg.norm(core.ravel(pulled)[0])
         gaps = jnp.linalg.norm(residuals, axis=1)
         direct = jax.grad(lambda flat: problem.upper(Levels(unravel(flat), y), data[0]))
@@ -140,6 +145,10 @@ def penalty_hypergradient(
             value, gradient, error, y, None, stop(gaps[-1]), inf, theta, status
         )
 
+    def hypergradient(levels, data=None, *, max_steps=1000, tol=None):
+        levels, data = arguments(levels, data)
+        return compiled(levels, data, *limits(levels, max_steps, tol))
+
     return hypergradient
 
 
@@ -147,7 +156,8 @@ def _judged(
     slopes, direct, gaps, scale, weights, value, statuses, corrected, rtol
 ) -> tuple:
     """The estimated error, theta, and the status."""
-    whole, half, quarter = slopes
+    whole, half, quarter = slopes  # of the dtype of x; y may have another
+    gaps, scale, weights = (z.astype(whole.dtype) for z in (gaps, scale, weights))
     norm = jnp.linalg.norm
     first, second = norm(half - whole), norm(quarter - half)
     theta = second / jnp.where(first > 0, first, 1)
@@ -164,12 +174,12 @@ def _judged(
     known = jnp.isfinite(bias) & ((theta < REGULAR) | (first <= rounding))
     error = jnp.where(known, bias + loose, jnp.inf).astype(gradient.dtype)
     allowed = rtol * norm(gradient) + eps**0.5 * (norm(direct) + through)
-    trusted = (error <= allowed) | (rtol == jnp.inf)
+    trusted = ((error <= allowed) & jnp.isfinite(error)) | (rtol == jnp.inf)
     ended = (statuses == Status.CONVERGED) | (statuses == Status.STALLED)
     status = jnp.where(
         jnp.all(ended), as_status(Status.STALLED), as_status(Status.MAX_STEPS)
     )
     status = jnp.where(trusted, as_status(Status.CONVERGED), status)
     finite = core.all_finite((gradient, value))
-    failed = ~finite | jnp.any(statuses == Status.DIVERGED)
+    failed = ~finite | jnp.any(statuses == Status.DIVERGED) | ~(weights[0] > 0)
     return error, theta, jnp.where(failed, as_status(Status.DIVERGED), status)

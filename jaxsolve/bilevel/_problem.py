@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import chex
 import jax
+import jax.numpy as jnp
 
 from jaxsolve import core
 
@@ -31,7 +32,10 @@ class BilevelProblem:
 
     Both objectives see both levels, and the data of their own: the ``data`` of a
     bilevel solver is a pair ``(upper_data, lower_data)``, or None where neither needs
-    any.
+    any. In machine learning that is validation first, training second.
+
+    Inner solvers take ``problem.inner``, the lower objective as a function of y and the
+    data ``(x, lower_data)``, such as ``smooth.lbfgs(problem.inner)``.
 
     Attributes:
         upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``.
@@ -96,7 +100,7 @@ def check_problem(problem: BilevelProblem, name: str, *, takes: tuple = ()) -> N
     if not isinstance(problem, BilevelProblem):
         raise ValueError(
             f"{name} solves a BilevelProblem(upper, lower), got "
-            f"{type(problem).__name__}."
+            f"{core.describe(problem)}."
         )
     for part in OPTIONAL:
         if getattr(problem, part) is not None and part not in takes:
@@ -110,8 +114,15 @@ def check_levels(levels: Levels) -> Levels:
     if not isinstance(levels, Levels):
         raise ValueError(
             "the params of a bilevel solver are Levels(upper, lower), got "
-            f"{type(levels).__name__}."
+            f"{core.describe(levels)}."
         )
+    for name, part in zip(Levels._fields, levels, strict=True):
+        for leaf in jax.tree.leaves(part):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+                raise ValueError(
+                    f"all leaves of {name} must be real floats, got "
+                    f"{jnp.result_type(leaf)}: cast it, or let it be part of the data."
+                )
     return levels
 
 
@@ -126,9 +137,9 @@ def split(data: Any) -> tuple:
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise ValueError(
             "the data of a bilevel solver are a pair (upper_data, lower_data), or "
-            f"None, got {type(data).__name__}."
+            f"None, in this order, got {core.describe(data)}."
         )
-    empty = [leaf for leaf in jax.tree.leaves(data) if 0 in jax.numpy.shape(leaf)]
+    empty = [leaf for leaf in jax.tree.leaves(data) if 0 in jnp.shape(leaf)]
     if empty:
         raise ValueError("a batch is empty: its data have an axis of length zero.")
     return tuple(data)

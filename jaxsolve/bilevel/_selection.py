@@ -167,7 +167,8 @@ def prunable(weights: chex.ArrayTree) -> Levels:
     """Makes the start of a pruning run: scores by magnitude, the largest is one.
 
     Args:
-        weights: pretrained or random.
+        weights: trained ones, without a mask. From random ones, which weights start
+            large decides for long which are kept.
 
     Returns:
         ``Levels(scores, weights)``.

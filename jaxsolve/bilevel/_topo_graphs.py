@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import expm
 
+from jaxsolve import core
+
 
 def logdet_acyclicity(weights: chex.Array) -> chex.Array:
     r"""Measures the cycles of a graph by a determinant.
@@ -161,6 +163,9 @@ def complete_dag(order: chex.Array, dtype: chex.ArrayDType = float) -> chex.Arra
     Returns:
         (d, d), zeros and ones, whose only topological order is the given one.
 
+    Raises:
+        ValueError: if the order, where it is known, is no permutation.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from jaxsolve import bilevel
@@ -169,6 +174,12 @@ def complete_dag(order: chex.Array, dtype: chex.ArrayDType = float) -> chex.Arra
          [1. 0. 1.]
          [1. 0. 0.]]
     """
+    order = jnp.asarray(order)
+    whole = order.ndim == 1 and jnp.issubdtype(order.dtype, jnp.integer)
+    if not whole or (
+        core.is_concrete(order) and sorted(order.tolist()) != [*range(order.size)]
+    ):
+        raise ValueError(f"order must be a permutation of 0 to d - 1, got {order}.")
     places = places_of(order)
     return (places[:, None] < places[None, :]).astype(dtype)
 

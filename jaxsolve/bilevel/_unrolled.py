@@ -11,6 +11,8 @@ from jaxsolve import core
 from jaxsolve.bilevel._estimate import estimate
 from jaxsolve.bilevel._hypergradient import (
     Hypergradient,
+    arguments,
+    as_upper,
     check_numbers,
     equations_of,
     finish,
@@ -18,15 +20,15 @@ from jaxsolve.bilevel._hypergradient import (
     refused,
     structure_of,
 )
-from jaxsolve.bilevel._linear_solves import LinearSolve, default
+from jaxsolve.bilevel._linear_solves import LinearSolve, as_linear_solve
 from jaxsolve.bilevel._phases import check_steps
-from jaxsolve.bilevel._problem import Levels, check_levels, split
+from jaxsolve.bilevel._problem import BilevelProblem, Levels
 from jaxsolve.core import Status, as_status
 
 
 @core.memoise
 def unrolled_hypergradient(
-    upper: Callable[[Levels, Any], chex.Array],
+    upper: Callable[[Levels, Any], chex.Array] | BilevelProblem,
     inner: core.Solver,
     steps: int,
     *,
@@ -46,7 +48,8 @@ def unrolled_hypergradient(
     :func:`implicit_hypergradient`.
 
     Args:
-        upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``.
+        upper: :math:`f`, as ``upper(levels, upper_data) -> scalar``, or the problem
+            that it is part of.
         inner: a solver of params y and data ``(x, lower_data)`` whose update reads the
             data directly, such as ``smooth.gradient_descent(problem.inner, 0.1)``. One
             with a line search returns points that it had evaluated: its last update
@@ -95,14 +98,14 @@ def unrolled_hypergradient(
         raise ValueError(f"truncate must be at most steps, {steps}, got {truncate!r}.")
     rule = core.unrolled() if truncate is None else core.truncated(truncate)
     structure = structure_of(inner) if estimated else None
-    method = default() if linear_solve is None else linear_solve
+    upper, method = as_upper(upper), as_linear_solve(linear_solve)
     differentiate = jax.jacfwd if forward else jax.jacrev
     endless = _endless(inner)
 
     @jax.jit
-    def hypergradient(levels, data=None):
-        x, begin = check_levels(levels)
-        upper_data, lower_data = split(data)
+    def compiled(levels, data):
+        x, begin = levels
+        upper_data, lower_data = data
         flat, unravel = core.ravel(x)
 
         def value_of(flat):
@@ -134,6 +137,9 @@ def unrolled_hypergradient(
         found = found._replace(gradient=gradient)
         return finish(found, judged, found_at, out.status, False, rtol)
 
+    def hypergradient(levels, data=None):
+        return compiled(*arguments(levels, data))
+
     return hypergradient
 
 
@@ -151,6 +157,7 @@ def _endless(inner):
 def _unjudged(gradient, value, out, unravel):
     inf = jnp.asarray(jnp.inf, gradient.dtype)
     finite = core.all_finite((jax.lax.stop_gradient(gradient), value))
+    finite = finite & (out.status != Status.DIVERGED)
     status = jnp.where(finite, as_status(Status.CONVERGED), as_status(Status.DIVERGED))
     return Hypergradient(
         jax.lax.stop_gradient(value),

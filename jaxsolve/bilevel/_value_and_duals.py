@@ -101,7 +101,9 @@ def value_and_duals(solve: Callable[..., Optimum | tuple]) -> Callable[..., Opti
         value, duals, status, _ = optimum
         _check(value, duals, rhs)
         status = status.astype(jnp.int32)
-        ok = (status == Status.CONVERGED) & core.all_finite((value, duals))
+        finite, broken = core.all_finite((value, duals)), jnp.int32(Status.BREAKDOWN)
+        status = jnp.where(finite | (status != Status.CONVERGED), status, broken)
+        ok = status == Status.CONVERGED
         optimum = optimum._replace(status=status)
         return optimum._replace(value=_attached(value, duals, rhs, ok))
 

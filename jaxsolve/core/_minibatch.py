@@ -81,7 +81,13 @@ def minibatch(solver: Solver, sizes: Any, *, key: chex.PRNGKey) -> Solver:
         return jax.tree.unflatten(prefix, parts)
 
     def examples(data):
-        parts = prefix.flatten_up_to(data)
+        try:
+            parts = prefix.flatten_up_to(data)
+        except ValueError as error:
+            raise ValueError(
+                f"sizes, {sizes!r}, must be one integer or a prefix of the tree of the "
+                f"data, {jax.tree.structure(data)}."
+            ) from error
         return [_examples(p, s) for p, s in zip(parts, chosen, strict=True)]
 
     def init(params, data):

@@ -120,6 +120,17 @@ def default_tol(tree: chex.ArrayTree) -> float:
     return math.sqrt(max(float(jnp.finfo(jnp.result_type(x)).eps) for x in leaves))
 
 
+def describe(value) -> str:
+    """Says what a value is in words of the user's, for messages: no tracers."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return f"an array of shape {np.shape(value)}"
+    if type(value) in (tuple, list):
+        return f"a {type(value).__name__} of {len(value)}"
+    if isinstance(value, type) or not callable(value) or hasattr(value, "_fields"):
+        return getattr(value, "__name__", type(value).__name__)
+    return "a function"
+
+
 def is_concrete(value) -> bool:
     """Tells whether a value is known while tracing."""
     return not isinstance(value, jax.core.Tracer)
@@ -188,7 +199,8 @@ def _as_param(leaf):
         raise ValueError(
             f"params must be a tree of float arrays, got a leaf of type "
             f"{type(leaf).__name__}; with an equinox model, pass "
-            "`eqx.filter(model, eqx.is_inexact_array)`."
+            "`params, static = eqx.partition(model, eqx.is_inexact_array)` the first, "
+            "and call `eqx.combine(params, static)` in the objective."
         )
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):

@@ -382,7 +382,7 @@ def test_record_and_unrolled_need_static_max_steps():
         (None, "no leaves"),
         ({"a": "x"}, "leaf of type str"),
         (eqx.nn.Linear(2, 2, key=jax.random.key(0)), None),
-        (eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0)), "eqx.filter"),
+        (eqx.nn.MLP(1, 1, 2, 1, key=jax.random.key(0)), "eqx.partition"),
     ],
     ids=lambda x: type(x).__name__,
 )
