@@ -1,0 +1,263 @@
+"""Steps kept within the radius where softmax cross-entropy is analytic."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxsolve import core
+from jaxsolve.transforms._softmax_radius import TINY, quantile_of, spread_of
+
+
+class SoftmaxRadiusState(NamedTuple):
+    """State of the controllers by the radius of softmax."""
+
+    spreads: chex.Array  # (window,), real: the spreads of slopes of the last updates.
+    ratio: chex.Array  # (), real: the norm of the incoming updates over the radius.
+
+
+def clip_by_softmax_radius(
+    target: chex.Numeric = 0.5,
+    *,
+    quantile: chex.Numeric = 1.0,
+    window: int = 1,
+    difference: chex.Numeric | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shortens updates to a part of the radius where cross-entropy is analytic.
+
+    Along the updates :math:`p`, of the norm :math:`\tau` and the direction :math:`v`,
+    the cross-entropy of logits :math:`z + s a` with the slopes :math:`a = J_z v` has no
+    singularity for complex :math:`|s| < \rho`, so that steps below :math:`\rho` are
+    where its Taylor series speaks. Computes, over samples i and classes k,
+
+    .. math::
+
+        \Delta &= \max_i (\max_k a_{ik} - \min_k a_{ik}) \\
+        \rho &= \pi / (\Delta + 10^{-12}) \\
+        p &\mapsto p \min \{1, r \rho / \tau\}
+
+    It goes last in a chain, after the learning rate, momentum and weight decay: what it
+    shortens is the step that is taken. It costs one product with the Jacobian of the
+    logits. Its ratio :math:`\tau / \rho`, safe below one, stays in the state.
+
+    Args:
+        target: :math:`r > 0`: 0.5 is on the safe side, 1 the boundary of the theory, 2
+            survives often; infinity is the identity, and measures.
+        quantile: in [0, 1]: which quantile of the spreads of the samples stands for
+            their maximum; 0.95 to 0.99 forgive outliers.
+        window: over how many updates, this one included, the least radius counts: as
+            many as batches in an epoch cover all samples.
+        difference: :math:`h > 0` for a difference quotient :math:`(z(\theta + h v) -
+            z(\theta)) / h` in place of the product; None for that.
+
+    Returns:
+        A transformation that needs params and the extra argument ``logits_fn``, as
+        ``logits_fn(params) -> logits``, whose last axis is that of the classes, on the
+        batch of the gradient, without dropout. The scale is a constant to derivatives.
+
+    Raises:
+        ValueError: on a number out of its range; in update, without params or logits.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from jaxsolve import transforms
+        >>> clip = transforms.clip_by_softmax_radius(target=1.0)
+        >>> logits_fn = lambda x: jnp.stack([x, -x], axis=-1)
+        >>> x = jnp.array([0.5])
+        >>> step, _ = clip.update(100 + x, clip.init(x), x, logits_fn=logits_fn)
+        >>> print(step)  # half of pi, as logits part twice as fast as x moves
+        [1.5707964]
+
+    References:
+        Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
+        Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026.
+    """
+
+    def factor(wanted, tau, real):
+        del real
+        return jnp.minimum(wanted / jnp.where(tau > 0, tau, 1), 1)
+
+    return _controller(factor, target, quantile, window, difference)
+
+
+def scale_to_softmax_radius(
+    target: chex.Numeric = 0.5,
+    *,
+    max_norm: chex.Numeric = jnp.inf,
+    quantile: chex.Numeric = 1.0,
+    window: int = 1,
+    difference: chex.Numeric | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gives updates a length that is a part of the radius of softmax.
+
+    With :math:`\rho` and :math:`\tau` of :func:`clip_by_softmax_radius`, computes
+
+    .. math::
+
+        p \mapsto p \min \{r \rho, M\} / \tau
+
+    which needs no learning rate, only a direction of descent. Updates of zero stay.
+
+    Args:
+        target: :math:`r > 0`.
+        max_norm: :math:`M > 0`, a bound on the step, which would be as good as infinite
+            in a direction that moves no logits.
+        quantile: see :func:`clip_by_softmax_radius`, also for the next two.
+        window: over how many updates the least radius counts.
+        difference: of a difference quotient.
+
+    Returns:
+        A transformation that needs params and the extra argument ``logits_fn``.
+
+    Raises:
+        ValueError: as :func:`clip_by_softmax_radius`.
+
+    Examples:
+        >>> import jax.numpy as jnp, optax
+        >>> from jaxsolve import transforms
+        >>> scale = transforms.scale_to_softmax_radius()
+        >>> logits_fn = lambda x: jnp.stack([x, -x], axis=-1)
+        >>> x = jnp.array([0.5])
+        >>> step, _ = scale.update(0.01 * x, scale.init(x), x, logits_fn=logits_fn)
+        >>> print(step)
+        [0.7853982]
+
+    References:
+        Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
+        Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026.
+    """
+    _check("max_norm", max_norm, 0, np.inf)
+
+    def factor(wanted, tau, real):
+        length = jnp.minimum(wanted, real(max_norm))
+        return jnp.where(tau > 0, length / jnp.where(tau > 0, tau, 1), tau)
+
+    return _controller(factor, target, quantile, window, difference)
+
+
+def scale_by_logit_spread(
+    floor: chex.Numeric = 0.01, cap: chex.Numeric = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Scales updates by what the spread of the logits leaves of a half turn.
+
+    For the logits z of samples i and classes k, computes
+
+    .. math::
+
+        p \mapsto p \operatorname{clip} \left( \frac{\pi}{\operatorname{mean}_i (\max_k
+        z_{ik} - \min_k z_{ik})}, f, c \right)
+
+    A cheap stand-in for :func:`clip_by_softmax_radius`, without a product: it reads the
+    logits themselves, not their slopes, and no theorem speaks of it.
+
+    Args:
+        floor: :math:`f \ge 0`.
+        cap: :math:`c \ge f`.
+
+    Returns:
+        A transformation that needs params and the extra argument ``logits_fn``.
+
+    Raises:
+        ValueError: on a bound out of its range; in update, without params or logits.
+
+    References:
+        Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
+        Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026; its repository.
+    """
+    _check("floor", floor, 0, np.inf, equal=True)
+    _check("cap", cap, floor if _is_known(floor) else 0, np.inf, equal=True)
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, *, logits_fn, **extra):
+        del extra
+        real = lambda number: core.real_scalar(number, updates)
+        spread = jnp.mean(spread_of(_logits(logits_fn, params)(params)))
+        factor = jnp.pi / jnp.maximum(real(spread), TINY)
+        factor = jax.lax.stop_gradient(jnp.clip(factor, real(floor), real(cap)))
+        return _times(factor, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _controller(factor, target, quantile, window, difference):
+    """Scales updates by a factor of their norm and what is wanted of the radius."""
+    _check("target", target, 0, np.inf)
+    _check("quantile", quantile, 0, 1, equal=True)
+    _check("difference", difference, 0, np.inf)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise ValueError(f"window must be a positive integer, got {window!r}.")
+
+    def init(params):
+        zero = core.real_scalar(0, params)
+        return SoftmaxRadiusState(jnp.zeros(window, zero.dtype), zero)
+
+    def update(updates, state, params=None, *, logits_fn, **extra):
+        del extra
+        fun = _logits(logits_fn, params)
+        real = lambda number: core.real_scalar(number, updates)
+        tau = _norm(updates)
+        unit = 1 / jnp.where(tau > 0, tau, 1)
+        # In the dtypes of params: what a product with the Jacobian asks for.
+        v = jax.tree.map(
+            lambda u, x: (unit * u.astype(tau.dtype)).astype(x.dtype), updates, params
+        )
+        slopes = _slopes(fun, params, v, difference)
+        spread = real(quantile_of(spread_of(slopes), quantile))
+        known = jnp.where(jnp.isfinite(spread), spread, 0)
+        spreads = jnp.roll(state.spreads, 1).at[0].set(known.astype(state.ratio.dtype))
+        # The maximum passes on what is not a number in this batch.
+        top = jnp.maximum(jnp.max(spreads).astype(tau.dtype), spread)
+        rho = jnp.pi / (top + TINY)
+        scale = jax.lax.stop_gradient(factor(real(target) * rho, tau, real))
+        ratio = jnp.where(jnp.isfinite(top) & jnp.isfinite(tau), tau / rho, 0)
+        new = SoftmaxRadiusState(spreads, ratio.astype(state.ratio.dtype))
+        return _times(scale, updates), new
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _logits(logits_fn, params):
+    if params is None:
+        raise ValueError(
+            "the logits are those of the params: call "
+            "`transform.update(updates, state, params, logits_fn=...)`."
+        )
+    return logits_fn
+
+
+def _slopes(fun, params, v, difference):
+    if difference is None:
+        return jax.jvp(fun, (params,), (v,))[1]
+    here, there = fun(params), fun(core.axpy(difference, v, params))
+    return (there - here) / jnp.asarray(difference, here.dtype)
+
+
+def _norm(tree):
+    """The 2-norm, without over- or underflow of squares."""
+    top = core.sup_norm(tree) if jax.tree.leaves(tree) else core.real_scalar(0, tree)
+    unit = jnp.where(top > 0, top, 1)
+    squares = [
+        jnp.sum((x.astype(top.dtype) / unit) ** 2) for x in jax.tree.leaves(tree)
+    ]
+    return top * jnp.sqrt(sum(squares, jnp.zeros((), top.dtype)))
+
+
+def _times(scalar, tree):
+    return jax.tree.map(lambda x: scalar.astype(x.dtype) * x, tree)
+
+
+def _is_known(number):
+    return isinstance(number, float | int | np.ndarray | np.generic)
+
+
+def _check(name, value, low, high, equal=False):
+    if not _is_known(value) or low < value <= high or (equal and value == low):
+        return
+    least = "at least" if equal else "above"
+    raise ValueError(f"{name} must be {least} {low} and at most {high}, got {value!r}.")
