@@ -55,8 +55,7 @@ def trace_of_function(
     change E of the operator the same vectors estimate the derivative
     :math:`\operatorname{tr} f'(A) E` by the mean of :math:`\langle f'(A) v_s, E v_s
     \rangle`, at the price of one product. It has no bias, but it is not the derivative
-    of the samples. There is no second derivative in the operator: it is refused where
-    all samples are one chunk, and must not be taken otherwise.
+    of the samples. There is no second derivative in the operator: it is refused.
 
     Args:
         fun: :math:`f`, smooth on the spectrum, as ``fun(number) -> number``.
@@ -117,7 +116,8 @@ def trace_of_function(
 
     draw = lambda key: jax.lax.stop_gradient(sampler(key, like))
     each = lambda key: sample(numbers, weights, draw(key))
-    return mean(map_samples(each, key, samples, chunk))
+    # A rule that is to refuse its own derivative does not within a scan.
+    return mean(map_samples(each, key, samples, chunk, unrolled=True))
 
 
 def lanczos_spectrum(

@@ -18,12 +18,16 @@ class Estimate(NamedTuple):
 
 
 def map_samples(
-    fun: Callable, key: chex.PRNGKey, samples: int, chunk: int
+    fun: Callable, key: chex.PRNGKey, samples: int, chunk: int, unrolled: bool = False
 ) -> chex.ArrayTree:
-    """Stacks `fun(key)` over as many keys, of which `chunk` are mapped at a time."""
+    """Stacks `fun(key)` over as many keys, of which `chunk` are mapped at a time.
+
+    Unrolled, the program grows with the number of chunks.
+    """
     parts = _chunks(key, samples, chunk)[0]
-    if parts.shape[0] == 1:
-        return _map(fun, parts[0])
+    if parts.shape[0] == 1 or unrolled:
+        found = [_map(fun, keys) for keys in parts]
+        return jax.tree.map(lambda *x: jnp.concatenate(x)[:samples], *found)
     _, results = jax.lax.scan(lambda _, keys: (None, _map(fun, keys)), None, parts)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:samples], results)
 
