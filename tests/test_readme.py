@@ -23,7 +23,8 @@ def test_examples_of_the_readme_run():
 
 def test_every_solver_has_a_row_in_the_table():
     text = README.read_text()
-    for room in ("smooth", "composite", "fixed_point", "transport", "bilevel"):
+    rooms = ("smooth", "composite", "fixed_point", "transport", "bilevel", "online")
+    for room in (*rooms, "transforms"):
         module = getattr(jaxsolve, room)
         for name in module.__all__:
             factory = getattr(module, name)
