@@ -68,7 +68,7 @@ def stochastic_mirror_descent(
         >>> decay = lambda count: 1 / (jnp.float32(count) + 1)
         >>> solver = online.stochastic_mirror_descent(fun, lasso, decay)
         >>> noise = jax.random.normal(jax.random.key(0), (4000, 2))
-        >>> samples = jnp.array([3.0, 0.5]) + noise
+        >>> samples = jnp.array([[3.0, 0.5]]) + noise
         >>> print(jnp.round(jaxsolve.scan(solver, jnp.zeros(2), samples).params, 1))
         [2. 0.]
 

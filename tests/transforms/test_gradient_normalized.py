@@ -104,7 +104,7 @@ def test_gamma_follows_the_values(x64):
 @pytest.mark.parametrize("kind", ["newton", "fisher"])
 def test_separable_logistic_regression_is_learnt_in_few_updates(kind):
     """A Fisher matrix and Hessian products of the same full batch."""
-    features = RNG.normal(size=(60, 4))
+    features = np.random.default_rng(5).normal(size=(60, 4))
     rows = features * np.sign(features @ np.array([1.0, -2.0, 0.5, 1.0]))[:, None]
     rows = jnp.asarray(rows, jnp.float32)
     each = lambda w, row: jnp.logaddexp(0.0, -row @ w)
