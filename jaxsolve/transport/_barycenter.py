@@ -3,6 +3,7 @@
 from typing import Any, Literal, NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 
 from jaxsolve import core
@@ -13,6 +14,7 @@ from jaxsolve.transport._barycenter_problem import potentials_of
 from jaxsolve.transport._products import bounded_exp as _exp
 from jaxsolve.transport._shared_kernel import shared_kernel
 from jaxsolve.transport._sinkhorn import adapted
+from jaxsolve.transport._states import anew, owned
 
 
 class BarycenterState(NamedTuple):
@@ -26,10 +28,12 @@ class BarycenterState(NamedTuple):
     push: chex.Array | None  # (n,), real: where log d is tried next, less where it is.
     relaxation: chex.Array  # (), real: the next factor; of debiased ones Nesterov's t.
     last: chex.Array  # (), real: the error one update before.
+    steps: chex.Array  # (), int32: updates on this problem.
     best: chex.Array  # (), real: the least error.
     idle: chex.Array  # (), int32: updates since.
     symmetric: chex.Array  # (), bool: whether the cost is, as far as is needed.
     kernel: Any  # exp(-C / epsilon), by its factors; or None.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
 
 
 @core.memoise
@@ -68,7 +72,7 @@ def barycenter(
     On a *kernel* these are products of :math:`K = \exp(-C / \epsilon)`, kept in the
     state, with all measures at once: of matrices, or for a `GridCost` of one small
     matrix an axis. Where anything underflows, that update is taken in the log domain. A
-    state resumes on the same problem only.
+    state given another problem begins there anew from its potentials.
 
     The debiased barycenter of equal measures is that measure. But it is an inverse
     problem: what the kernel blurs away of it converges last, the error as 1 / count,
@@ -139,7 +143,7 @@ def barycenter(
         kept = shared_kernel(data.geometry, data.epsilon) if kernel else None
         f = jnp.zeros((g.shape[0], data.shape[0]), dtype)
         symmetric = _sweep.is_symmetric(data.geometry) if debiased else True
-        return BarycenterState(
+        state = BarycenterState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -148,17 +152,21 @@ def barycenter(
             push=jnp.zeros_like(d) if debiased and adaptive else None,
             relaxation=jnp.asarray(1 if adaptive else relaxation, dtype),
             last=inf,
+            steps=count,
             best=inf,
             idle=count,
             symmetric=jnp.asarray(symmetric),
             kernel=kept,
+            mark=data.mark,
         )
+        return owned(state)
 
     def update(params, state, data):
         g, d, unravel = _checked(params, data, debiased, state.point)
         g, d = _usable(g, d, state.point)
+        state = _forgotten(data, state, debiased, adaptive)
         tried = d if state.push is None else d * _exp(state.push)
-        fresh = state.count == 0
+        fresh = state.steps == 0
 
         def relaxed(old, new):
             if state.f is None:
@@ -188,7 +196,7 @@ def barycenter(
         if push is not None:
             factor, push = _pushed(state, new, d, new_d, error > 2 * best)
         elif adaptive:
-            factor = adapted(state, error, best, state.count == start)
+            factor = adapted(state, error, best, state.steps == start)
         point = _joined(new_g, new_d)
         return unravel(point), state._replace(
             count=state.count + 1,
@@ -199,11 +207,41 @@ def barycenter(
             push=push,
             relaxation=factor,
             last=error,
+            steps=state.steps + 1,
             best=best,
             idle=idle,
         )
 
     return core.Solver(init, update, residual, barycenter_rule(debiased))
+
+
+def _forgotten(data, state, debiased, adaptive):
+    """The state, on another problem without what it knew of the last."""
+    stale = data.mark != state.mark
+    known = state.kernel, state.symmetric
+
+    def computed():
+        kernel, symmetric = known
+        if kernel is not None:
+            kernel = shared_kernel(data.geometry, data.epsilon)
+        if debiased:
+            symmetric = _sweep.is_symmetric(data.geometry)
+        return core.where(stale, (kernel, symmetric), known)
+
+    kernel, symmetric = jax.lax.cond(core.any_lane(stale), computed, lambda: known)
+    factor = anew(stale, 1, state.relaxation) if adaptive else state.relaxation
+    return state._replace(
+        status=anew(stale, as_status(Status.RUNNING), state.status),
+        push=None if state.push is None else anew(stale, 0, state.push),
+        relaxation=factor,
+        last=anew(stale, jnp.inf, state.last),
+        steps=anew(stale, 0, state.steps),
+        best=anew(stale, jnp.inf, state.best),
+        idle=anew(stale, 0, state.idle),
+        symmetric=symmetric,
+        kernel=kernel,
+        mark=data.mark,
+    )
 
 
 def _checked(params, data, debiased, point=None):

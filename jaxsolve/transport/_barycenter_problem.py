@@ -8,8 +8,9 @@ import numpy as np
 
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
-from jaxsolve.transport._geometry import DenseCost, Geometry
+from jaxsolve.transport._geometry import Geometry
 from jaxsolve.transport._problem import as_geometry
+from jaxsolve.transport._states import mark_of
 
 
 class BarycenterProblem(eqx.Module):
@@ -82,6 +83,7 @@ class BarycenterProblem(eqx.Module):
     measures: chex.Array  # (K, m), real.
     weights: chex.Array  # (K,), real.
     epsilon: chex.Array  # (), real.
+    mark: chex.Array  # (), real: of all this, so that states know their problem.
 
     def __init__(
         self,
@@ -112,6 +114,8 @@ class BarycenterProblem(eqx.Module):
             raise ValueError(f"epsilon is one number, got shape {epsilon.shape}.")
         self.measures, self.weights = measures.astype(dtype), weights.astype(dtype)
         self.epsilon = epsilon.astype(dtype)
+        known = geometry, self.measures, self.weights, self.epsilon
+        self.mark = mark_of(known, geometry.sound(), dtype)
         # Inside jit, what is known there is computed with as it is traced.
         with jax.ensure_compile_time_eval():
             _check(self)
@@ -225,7 +229,7 @@ def potentials_of(params, data: BarycenterProblem, point=None):
     if not isinstance(data, BarycenterProblem):
         raise ValueError(
             "the data of barycenters are a transport.BarycenterProblem, got "
-            f"{type(data).__name__}."
+            f"{core.describe(data)}."
         )
     x, unravel = core.ravel(params) if point is None else core.ravel_fine(params, point)
     size, n = data.measures.size, data.shape[0]
@@ -257,7 +261,9 @@ def _sane(data):
     """Whether all numbers make sense: (), bool."""
     b, weights, epsilon = data.measures, data.weights, data.epsilon
     measures = jnp.all(jnp.isfinite(b)) & jnp.all(b >= 0) & jnp.all(jnp.sum(b, 1) > 0)
-    return measures & _on_simplex(weights) & (epsilon > 0) & jnp.isfinite(epsilon)
+    costs = ~jnp.isnan(data.mark)
+    temperature = (epsilon > 0) & jnp.isfinite(epsilon)
+    return measures & _on_simplex(weights) & temperature & costs
 
 
 def _on_simplex(weights):
@@ -272,6 +278,9 @@ def _equal_masses(data):
 
 def _check(problem):
     b, weights, epsilon = problem.measures, problem.weights, problem.epsilon
+    sound = problem.geometry.sound()
+    if core.is_concrete(sound) and not bool(sound):
+        raise ValueError("costs must be numbers, or infinity for forbidden pairs.")
     if core.is_concrete(b):
         b = np.asarray(b)
         if not np.all(np.isfinite(b)) or np.any(b < 0) or not np.all(b.sum(1) > 0):
@@ -289,7 +298,3 @@ def _check(problem):
         )
     if core.is_concrete(epsilon) and not 0 < float(epsilon) < np.inf:
         raise ValueError(f"epsilon must be positive and finite, got {float(epsilon)}.")
-    cost = problem.geometry.cost if isinstance(problem.geometry, DenseCost) else None
-    if cost is not None and core.is_concrete(cost):
-        if np.any(np.isnan(cost)) or np.any(np.equal(cost, -np.inf)):
-            raise ValueError("costs must be numbers, or infinity for forbidden pairs.")

@@ -9,6 +9,7 @@ import lineax as lx
 from jaxsolve import core
 from jaxsolve.transport._geometry import DenseCost
 from jaxsolve.transport._problem import TransportProblem, dot
+from jaxsolve.transport._products import over
 
 DENSE_LIMIT = 300  # rows up to which the system of the rows is factorised
 
@@ -18,7 +19,7 @@ def potential_of(params, data: TransportProblem, point=None):
     if not isinstance(data, TransportProblem):
         raise ValueError(
             "the data of a transport solver is a transport.TransportProblem, got "
-            f"{type(data).__name__}."
+            f"{core.describe(data)}."
         )
     f, unravel = core.ravel(params) if point is None else core.ravel_fine(params, point)
     if f.size != data.shape[0]:
@@ -36,10 +37,11 @@ def residual(params, data):
     is, the rule tells.
     """
     f, unravel = potential_of(params, data)
+    data, _ = data.normalised()
     gap = data.rows(f, data.other(f)) - data.wanted_rows(f)
     mass = jnp.sum(data.a)
     if data.balanced:
-        gap = gap + data.a * dot(data.a, f) / (data.epsilon * mass)
+        gap = gap + data.a * over(dot(data.a, f) / mass, data.epsilon)
     weight = jax.lax.stop_gradient(mass / (f.size * data.epsilon))
     return unravel(jnp.where(data.a > 0, gap, weight * (f - jax.lax.stop_gradient(f))))
 
@@ -55,6 +57,7 @@ def jacobian(params, data):
     and in a balanced problem :math:`a a^\top / \epsilon` over the mass.
     """
     f, _ = potential_of(params, data)
+    data, _ = data.normalised()
     epsilon, a = data.epsilon, data.a
     g = data.other(f)
     kernel = data.geometry.kernel(f, g, epsilon)

@@ -14,6 +14,7 @@ from jaxsolve.transport._max_sliced import check_steps
 from jaxsolve.transport._one_dimension import check_power, check_weights
 from jaxsolve.transport._sliced import PointPair, along, check_slices, prepared, unit
 from jaxsolve.transport._sphere_ascent import ascent, climb, fresh, start_of
+from jaxsolve.transport._states import owned
 from jaxsolve.transport._von_mises_fisher import about, check_kappa, noise
 
 
@@ -111,7 +112,7 @@ def distributional_sliced(
     def init(params, data):
         loc, _, _ = _location(params, data, p)
         inf = jnp.full((), jnp.inf, loc.dtype)
-        return DistributionalSlicedState(
+        state = DistributionalSlicedState(
             count=jnp.zeros((), jnp.int32),
             error=inf,
             status=as_status(Status.RUNNING),
@@ -120,6 +121,7 @@ def distributional_sliced(
             inner=fresh(climber, loc),
             key=key,
         )
+        return owned(state)
 
     def update(params, state, data):
         loc, unravel, pair = _location(params, data, p, state.point)

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxsolve import core
 from jaxsolve.transport._point_cloud import (
     CostFunction,
     PointCloud,
@@ -96,6 +97,10 @@ def sinkhorn_divergence(
     prices = [options.get(name, 1.0) for name in ("tau_a", "tau_b")]
     if prices[0] is not prices[1] and prices[0] != prices[1]:
         raise ValueError("a divergence has one price of mass: give equal tau_a, tau_b.")
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    dtype = core.real_dtype([x, y])
+    if all(jnp.issubdtype(z.dtype, jnp.floating) for z in (x, y)):
+        x, y = x.astype(dtype), y.astype(dtype)
     cloud = lambda x, y: PointCloud(x, y, cost=cost, block=block)
     between = solve(cloud(x, y), a, b, epsilon=epsilon, **options)
     first = solve(cloud(x, x), a, a, epsilon=epsilon, **options)

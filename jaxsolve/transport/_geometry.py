@@ -1,6 +1,7 @@
 """What transport needs to know of a cost, and costs that are kept as matrices."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from jaxsolve.transport._products import (
     HIGHEST,
     StoredKernel,
     kernel_of,
+    over,
     shifted_sum,
     softmin_of,
 )
@@ -109,7 +111,7 @@ class Geometry(eqx.Module):
 
         def one(vector):
             total, shift = self.sums(summed, vector, epsilon, axis)
-            return total * jnp.exp(shift + kept / epsilon)
+            return total * jnp.exp(shift + over(kept, epsilon))
 
         return one(values) if values.ndim == 1 else jax.vmap(one, 1, 1)(values)
 
@@ -132,12 +134,19 @@ class Geometry(eqx.Module):
         one = jnp.ones(self.shape[1], self.dtype)
         legal = jnp.maximum(jnp.sum(self.apply(one, 1, jnp.ones_like)), 1)
         mean = jax.lax.stop_gradient(self.scale())
-        square = self.apply(one, 1, lambda cost: (cost - mean) ** 2)
-        return jnp.sqrt(jnp.sum(square) / legal)
+        # In units of the cost, whose square need not be a number.
+        unit = jax.lax.stop_gradient(jnp.sum(self.apply(one, 1, jnp.abs)) / legal)
+        unit = jnp.where((unit > 0) & jnp.isfinite(unit), unit, 1)
+        square = self.apply(one, 1, lambda cost: ((cost - mean) / unit) ** 2)
+        return unit * jnp.sqrt(jnp.sum(square) / legal)
 
     def stored(self) -> "Geometry":
         """The same, with the matrix computed where it is to be kept."""
         return self
+
+    def sound(self) -> chex.Array:
+        """Whether costs that are stored are numbers or infinite: (), bool."""
+        return jnp.ones((), bool)
 
 
 class LazyKernel(eqx.Module):
@@ -204,6 +213,9 @@ class DenseCost(Geometry):
 
     def matrix(self):
         return self.cost
+
+    def sound(self):
+        return jnp.all(self.cost > -jnp.inf)
 
 
 def applied(cost, vector, axis, function):
@@ -273,12 +285,16 @@ class BlockedGeometry(Geometry):
         whole = lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:])[:size]
         return jax.tree.map(whole, out)
 
+    # Compiled once, also where they are called eagerly.
+
+    @functools.partial(jax.jit, static_argnames="axis")
     def sums(self, potential, weights, epsilon, axis):
         def function(cost):
             return shifted_sum(cost, potential[None], weights[None], epsilon, 1)
 
         return self._kept(function, axis)
 
+    @functools.partial(jax.jit, static_argnames="axis")
     def product(self, potentials, values, epsilon, axis):
         kept, summed = potentials if axis == 1 else potentials[::-1]
 
@@ -291,7 +307,22 @@ class BlockedGeometry(Geometry):
         return self._kept(function, axis, kept)
 
     def apply(self, vector, axis, function=None):
+        # What a cache would keep must not hold traced values.
+        closed = getattr(function, "__closure__", None) is not None
+        one = BlockedGeometry._apply if closed else _apply_once
+        return one(self, vector, axis, function)
+
+    def _apply(self, vector, axis, function):
         return self._kept(lambda cost: applied(cost, vector, 1, function), axis)
+
+    @jax.jit
+    def spread(self):
+        return Geometry.spread(self)
 
     def matrix(self):
         return self.pairs(self.left(), self.right())
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _apply_once(geometry, vector, axis, function):
+    return BlockedGeometry._apply(geometry, vector, axis, function)

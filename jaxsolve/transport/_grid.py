@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxsolve import core
 from jaxsolve.transport._geometry import Geometry, applied
-from jaxsolve.transport._products import HIGHEST, shifted_sum
+from jaxsolve.transport._products import HIGHEST, over, shifted_sum
 
 
 class GridCost(Geometry):
@@ -66,7 +66,7 @@ class GridCost(Geometry):
             wide = cost.reshape((1,) * (h.ndim - 2) + cost.shape)
             w, shift = shifted_sum(wide, h, w[..., None, :], epsilon, -1)
             h, w = jnp.moveaxis(epsilon * shift, -1, k), jnp.moveaxis(w, -1, k)
-        return w.reshape(-1), h.reshape(-1) / epsilon
+        return w.reshape(-1), over(h.reshape(-1), epsilon)
 
     def apply(self, vector, axis, function=None):
         if function is not None:
@@ -89,6 +89,9 @@ class GridCost(Geometry):
 
     def spread(self):
         return jnp.sqrt(sum(jnp.var(c) for c in self.costs))
+
+    def sound(self):
+        return jnp.all(jnp.stack([jnp.all(c > -jnp.inf) for c in self.costs]))
 
     def matrix(self):
         total = jnp.zeros((1, 1), self.dtype)

@@ -12,6 +12,7 @@ from jaxsolve.transport import _derivative
 from jaxsolve.transport._gromov_problem import GromovProblem
 from jaxsolve.transport._matrices import rounded
 from jaxsolve.transport._newton import newton_transport
+from jaxsolve.transport._states import anew, owned
 
 
 class GromovState(NamedTuple):
@@ -31,6 +32,7 @@ class GromovState(NamedTuple):
     inner: Any  # the linear solver's state.
     best: chex.Array  # (), real: the least error so far.
     idle: chex.Array  # (), int32: linear problems since value or error last improved.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
 
 
 @core.memoise
@@ -66,7 +68,8 @@ def gromov(
     refused where X and Y are squared Euclidean distances: E is concave then.) The
     problem is not convex: what is found is a stationary point.
     The product of the weights may be one, in spaces that look the same from all of
-    their points; then start elsewhere.
+    their points; then start elsewhere. A state given another problem begins there anew
+    from its plan.
 
     Args:
         solver: of linear problems, whose params are the potential f; by default
@@ -111,7 +114,7 @@ def gromov(
     if not isinstance(solver, core.Solver):
         raise ValueError(
             "gromov takes a solver of linear problems, such as transport.sinkhorn(), "
-            f"got {type(solver).__name__}."
+            f"got {core.describe(solver)}."
         )
     good = not core.is_concrete(proximal) or proximal >= 0
     if not (good and 0 < forcing < 1 and patience >= 1):
@@ -128,7 +131,7 @@ def gromov(
         count, f = jnp.zeros((), jnp.int32), jnp.zeros(point.shape[0], dtype)
         weight = jnp.asarray(proximal, dtype)
         cost = jnp.zeros_like(point)
-        return GromovState(
+        state = GromovState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -143,21 +146,32 @@ def gromov(
             inner=solver.init(f, data.linear(cost, jnp.ones((), dtype))),
             best=inf,
             idle=count,
+            mark=data.mark,
         )
+        return owned(state)
 
     def update(params, state, data):
         given, unravel = _plan_of(params, data, state.point)
-        moved = jnp.any(given != state.point) & (state.count > 0)
-        fresh = moved | (state.count == 0)
-        anew = state.solved | fresh
+        # On another problem all but the potential is begun anew.
+        stale = data.mark != state.mark
+        state = state._replace(
+            status=anew(stale, as_status(Status.RUNNING), state.status),
+            proximal=anew(
+                stale, jnp.asarray(proximal, state.proximal.dtype), state.proximal
+            ),
+            best=anew(stale, jnp.inf, state.best),
+            mark=data.mark,
+        )
+        fresh = jnp.any(given != state.point) | (state.count == 0) | stale
+        due = state.solved | fresh
 
         def linearise():
             start = core.where(fresh, _feasible(given, data), state.point)
             old = state._replace(point=start)
             new = _judged(solver, data, old, fresh, forcing, patience)
-            return core.where(anew, new, state)
+            return core.where(due, new, state)
 
-        state = jax.lax.cond(core.any_lane(anew), linearise, lambda: state)
+        state = jax.lax.cond(core.any_lane(due), linearise, lambda: state)
         problem = data.linear(state.cost, data.epsilon + state.proximal)
         f, inner = solver.update(state.f, state.inner, problem)
         own = getattr(inner, "status", as_status(Status.RUNNING))
@@ -246,7 +260,7 @@ def _plan_of(params, data, point=None):
     if not isinstance(data, GromovProblem):
         raise ValueError(
             "the data of gromov are a transport.GromovProblem, got "
-            f"{type(data).__name__}."
+            f"{core.describe(data)}."
         )
     if jnp.shape(params) != data.shape:
         raise ValueError(

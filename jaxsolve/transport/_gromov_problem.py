@@ -12,6 +12,7 @@ from jaxsolve import core
 from jaxsolve.transport._geometry import DenseCost, Geometry
 from jaxsolve.transport._matrices import cost_products
 from jaxsolve.transport._problem import TransportProblem, as_geometry
+from jaxsolve.transport._states import mark_of
 
 
 class GromovProblem(eqx.Module):
@@ -69,6 +70,7 @@ class GromovProblem(eqx.Module):
     b: chex.Array  # (m,), real.
     epsilon: chex.Array  # (), real.
     alpha: chex.Array  # (), real.
+    mark: chex.Array  # (), real: of all this, so that states know their problem.
 
     def __init__(
         self,
@@ -101,6 +103,10 @@ class GromovProblem(eqx.Module):
         if core.is_concrete(epsilon) and not 0 <= float(epsilon) < np.inf:
             raise ValueError(f"epsilon must be finite, not negative, got {epsilon}.")
         self.epsilon = jnp.asarray(epsilon, x.dtype)
+        spaces = [z for z in (x, y, between) if z is not None]
+        sound = jnp.all(jnp.stack([z.sound() for z in spaces]))
+        known = spaces, self.a, self.b, self.epsilon, self.alpha
+        self.mark = mark_of(known, sound, x.dtype)
 
     def _temperature(self):
         """A hundredth of the cost of the product of the weights; one below rounding."""
@@ -159,8 +165,8 @@ class GromovProblem(eqx.Module):
         made = object.__new__(TransportProblem)
         fields = dict.fromkeys(field.name for field in dataclasses.fields(made))
         fields |= dict(geometry=DenseCost(cost), a=self.a, b=self.b, epsilon=epsilon)
-        if "mark" in fields:  # solvers are begun anew here, and need not know by it
-            fields["mark"] = jnp.zeros((), cost.dtype)
+        # Solvers are begun anew here, and need not know it by its mark.
+        fields["mark"] = jnp.zeros((), cost.dtype)
         for name, value in fields.items():
             object.__setattr__(made, name, value)
         return made

@@ -17,13 +17,13 @@ from jaxsolve.transport._gromov_problem import GromovProblem
 class GromovSolution(eqx.Module):
     """A solved problem of Gromov-Wasserstein transport.
 
-    `plan` and `cost` are differentiable by the implicit rule, `value` once, by
+    `plan()` and `cost` are differentiable by the implicit rule, `value` once, by
     Danskin's theorem without a linear solve, in costs, points, weights and temperature.
     Where the run has not converged, derivatives are not finite.
     """
 
     problem: GromovProblem
-    plan: chex.Array  # (n, m), real.
+    matrix: chex.Array  # (n, m), real: the plan.
     frozen: tuple[chex.Array, chex.Array]  # the plan and f, constant to derivatives.
     error: chex.Array  # (), real: the solver's, at the end.
     status: chex.Array  # (), int32: how it ended.
@@ -34,10 +34,14 @@ class GromovSolution(eqx.Module):
         """Whether the plan no longer changes, to the tolerance: (), bool."""
         return self.status == Status.CONVERGED
 
+    def plan(self) -> chex.Array:
+        """The plan: (n, m), real."""
+        return self.matrix
+
     @property
     def cost(self) -> chex.Array:
         """The cost of the plan, without its entropy: (), real."""
-        return self.problem.cost(self.plan)
+        return self.problem.cost(self.matrix)
 
     @property
     def value(self) -> chex.Array:
@@ -90,7 +94,7 @@ def gromov_wasserstein(
         A `GromovSolution`.
 
     Raises:
-        ValueError: as `GromovProblem`.
+        ValueError: as `GromovProblem`; if `epsilon` is known to be zero.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -98,7 +102,7 @@ def gromov_wasserstein(
         >>> x = jnp.array([[0.0], [1.0], [3.0], [7.0]])
         >>> X, Y = transport.PointCloud(x), transport.PointCloud(5 - x[::-1])
         >>> out = transport.gromov_wasserstein(X, Y)
-        >>> print(out.converged, out.plan.argmax(1))
+        >>> print(out.converged, out.plan().argmax(1))
         True [3 2 1 0]
     """
     if not isinstance(problem, GromovProblem):
@@ -112,13 +116,24 @@ def gromov_wasserstein(
         raise ValueError(
             "a GromovProblem holds both spaces and all options: leave these out."
         )
+    if core.is_concrete(problem.epsilon) and float(problem.epsilon) == 0:
+        raise ValueError(
+            "gromov_wasserstein needs epsilon > 0; without entropy run the solver "
+            "transport.gromov(proximal=...), whose proximal weight is positive."
+        )
     solver = gromov()
     if start is None:
         start = jnp.zeros(problem.shape, problem.a.dtype)
     out = core.run(solver, start, problem, tol=tol, max_steps=max_steps)
     frozen = jax.lax.stop_gradient((out.params, out.state.potential))
     ok = out.status == Status.CONVERGED
-    frozen = core.envelope().attach(solver.residual, frozen, problem, ok)
+    frozen = _refusing(frozen, problem, ok)
     return GromovSolution(
         problem, out.params, frozen, out.state.error, out.status, out.state.count
     )
+
+
+@jax.jit
+def _refusing(frozen, problem, ok):
+    """Constants to derivatives, which are refused where the run has not converged."""
+    return core.envelope().attach(None, frozen, problem, ok)

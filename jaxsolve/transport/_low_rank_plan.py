@@ -119,7 +119,7 @@ def plan_of(params, data: TransportProblem, point: LowRankPlan | None = None):
     if not isinstance(data, TransportProblem) or not data.balanced:
         raise ValueError(
             "the data of low_rank_sinkhorn are a balanced transport.TransportProblem, "
-            f"got {type(data).__name__}."
+            f"got {core.describe(data)}."
         )
     shapes = [jnp.shape(z) for z in params] if isinstance(params, tuple) else []
     n, m = data.shape
@@ -127,7 +127,7 @@ def plan_of(params, data: TransportProblem, point: LowRankPlan | None = None):
     if shapes != [(n, rank), (m, rank), (rank,)]:
         raise ValueError(
             f"params are a transport.LowRankPlan of factors ({n}, r), ({m}, r) and "
-            f"(r,), got shapes {shapes or type(params).__name__}; make one by "
+            f"(r,), got shapes {shapes or core.describe(params)}; make one by "
             "`transport.LowRankPlan.start(problem, rank)`."
         )
     check_rank(rank, data.shape)

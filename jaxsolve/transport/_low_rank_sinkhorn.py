@@ -13,6 +13,7 @@ from jaxsolve.transport._geometry import DenseCost
 from jaxsolve.transport._low_rank_plan import LowRankPlan, feasible, plan_of
 from jaxsolve.transport._low_rank_value import evaluate
 from jaxsolve.transport._problem import status_of_problem
+from jaxsolve.transport._states import anew, owned
 
 _TINY = 1e-8  # a stepsize below which a search has failed
 
@@ -32,6 +33,7 @@ class LowRankSinkhornState(NamedTuple):
     multipliers: chex.Array  # (2, r), real: of the sums of the factors' columns.
     best: chex.Array  # (), real: the least error so far.
     idle: chex.Array  # (), int32: accepted steps since value or error last improved.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
 
 
 @core.memoise
@@ -86,7 +88,7 @@ def low_rank_sinkhorn(
     The projection needs no product with the cost, and is done within the update, by at
     most 40 evaluations of a dual function of 2 r variables; three as a rule, as it
     starts from the last one's multipliers. Lanes of a batch wait for one another there
-    only.
+    only. A state given another problem begins there anew from its plan.
 
     Args:
         epsilon: :math:`\epsilon \ge 0`, in units of the cost.
@@ -156,7 +158,7 @@ def low_rank_sinkhorn(
         dtype = point.g.dtype
         inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
         count = jnp.zeros((), jnp.int32)
-        return LowRankSinkhornState(
+        state = LowRankSinkhornState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -169,11 +171,15 @@ def low_rank_sinkhorn(
             multipliers=jnp.zeros((2, point.g.size), dtype),
             best=inf,
             idle=count,
+            mark=data.mark,
         )
+        return owned(state)
 
     def update(params, state, data):
         given, unravel = plan_within(params, data, state.point)
-        moved = _differ(given, state.point) & (state.count > 0)
+        stale = data.mark != state.mark
+        moved = (_differ(given, state.point) & (state.count > 0)) | stale
+        state = _forgotten(state, data, stale)
         given = feasible(given, data, least)
         trial = core.where(moved, given, state.trial)
         value, gradient, size = evaluate(trial, data, epsilon)
@@ -231,9 +237,20 @@ def low_rank_sinkhorn(
             multipliers=multipliers,
             best=jnp.minimum(error, state.best),
             idle=idle,
+            mark=state.mark,
         )
 
     return core.Solver(init, update)
+
+
+def _forgotten(state, data, stale):
+    """The state, on another problem without what it knew of the last."""
+    return state._replace(
+        status=anew(stale, as_status(Status.RUNNING), state.status),
+        multipliers=anew(stale, 0, state.multipliers),
+        best=anew(stale, jnp.inf, state.best),
+        mark=data.mark,
+    )
 
 
 def _differ(one, other):

@@ -13,6 +13,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.transport._one_dimension import check_power, check_weights
 from jaxsolve.transport._sliced import PointPair, along, prepared, unit
 from jaxsolve.transport._sphere_ascent import ascent, climb, fresh, start_of
+from jaxsolve.transport._states import owned
 
 
 class MaxSlicedState(NamedTuple):
@@ -106,7 +107,7 @@ def max_sliced(
     def init(params, data):
         theta, _, _ = start_of(params, data, p)
         inf = jnp.full((), jnp.inf, theta.dtype)
-        return MaxSlicedState(
+        state = MaxSlicedState(
             count=jnp.zeros((), jnp.int32),
             error=inf,
             status=as_status(Status.RUNNING),
@@ -118,6 +119,7 @@ def max_sliced(
             least=inf,
             idle=jnp.zeros((), jnp.int32),
         )
+        return owned(state)
 
     def update(params, state, data):
         theta, unravel, pair = start_of(params, data, p, state.point)

@@ -7,6 +7,7 @@ import chex
 import equinox as eqx
 import jax.numpy as jnp
 
+from jaxsolve import core
 from jaxsolve.transport._soft import (
     sinkhorn_layer,
     soft_quantile,
@@ -81,7 +82,8 @@ class SinkhornLayer(Tempered):
 
     def __call__(self, scores: chex.Array, *, key: chex.PRNGKey | None = None):
         """Matches: scores (..., n, m), real, to a matching of that shape."""
-        a, b = (None if w is None else jnp.asarray(w) for w in (self.a, self.b))
+        dtype = core.real_dtype(scores)
+        a, b = (None if w is None else jnp.asarray(w, dtype) for w in (self.a, self.b))
         return sinkhorn_layer(scores, epsilon=self.epsilon, a=a, b=b, tol=self.tol)
 
 

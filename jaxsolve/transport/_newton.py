@@ -7,6 +7,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.transport import _continuation
 from jaxsolve.transport._continuation import DEFAULT, Continuation
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
+from jaxsolve.transport._infeasible import certified
 from jaxsolve.transport._newton_anchor import Plan, renewed
 from jaxsolve.transport._newton_state import Krylov, NewtonTransportState
 from jaxsolve.transport._newton_step import (
@@ -18,6 +19,7 @@ from jaxsolve.transport._newton_step import (
 )
 from jaxsolve.transport._problem import is_stored, status_of_problem
 from jaxsolve.transport._products import StoredKernel, bounded_exp
+from jaxsolve.transport._states import owned
 
 
 @core.memoise
@@ -107,7 +109,7 @@ def newton_transport(
         zero, inf = jnp.zeros((), f.dtype), jnp.full((), jnp.inf, f.dtype)
         count, no = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         epsilon = _continuation.first(continuation, data)
-        return NewtonTransportState(
+        state = NewtonTransportState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -132,9 +134,11 @@ def newton_transport(
             # Of the right form only: the first update computes one.
             kernel=jnp.zeros(data.shape, f.dtype) if is_stored(data) else None,
         )
+        return owned(state)
 
     def update(params, state, data):
         x, unravel = potential_of(params, data, state.point)
+        data, _ = data.normalised()
         # Elsewhere, or on another problem, all is computed anew.
         stale = data.mark != state.mark
         moved = jnp.any(x != state.point) | stale
@@ -165,8 +169,9 @@ def newton_transport(
         plan = Plan(f, g, u, v, row, column, ~solving & new.solving & ~moved)
         new = new._replace(point=jnp.where(moved, f, new.point))
         new, matrix = renewed(data, new, epsilon, moved, plan, matrix, power, radius)
+        status = certified(data, new.point, new.error, new.status)
         new = _at_best(new, data)
-        status = status_of_problem(data, new.status)
+        status = status_of_problem(data, status)
         new = new._replace(count=state.count + 1, kernel=matrix, status=status)
         return unravel(new.point), new
 

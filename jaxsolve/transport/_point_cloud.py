@@ -15,13 +15,18 @@ CostFunction = Callable[[chex.Array, chex.Array], chex.Array]
 
 
 def squared_euclidean(x: chex.Array, y: chex.Array) -> chex.Array:
-    r"""The cost :math:`\|x - y\|_2^2` of two points: (d,) and (d,) to ()."""
+    r"""The cost :math:`\|x - y\|_2^2` of two points: (d,) and (d,) to ().
+
+    Distances must have squares: from 1e-18 to 1e18 in float32. Scale points beyond, or
+    take `euclidean`.
+    """
     return jnp.sum((x - y) ** 2)
 
 
 def euclidean(x: chex.Array, y: chex.Array) -> chex.Array:
     r"""The cost :math:`\|x - y\|_2`; its derivative where x = y is zero."""
-    return _root(jnp.sum((x - y) ** 2), 2)
+    gap, unit = _in_units(x - y)
+    return unit * _root(jnp.sum(gap**2), 2)
 
 
 @core.memoise
@@ -29,13 +34,26 @@ def p_norm(p: float) -> CostFunction:
     r"""The cost :math:`\|x - y\|_p`, with :math:`p \ge 1`."""
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p!r}.")
-    return lambda x, y: _root(jnp.sum(jnp.abs(x - y) ** p), p)
+
+    def cost(x, y):
+        gap, unit = _in_units(x - y)
+        return unit * _root(jnp.sum(jnp.abs(gap) ** p), p)
+
+    return cost
 
 
 def cosine(x: chex.Array, y: chex.Array) -> chex.Array:
     r"""The cost :math:`1 - x^\top y / (\|x\| \|y\|)`; one where a point is zero."""
+    (x, _), (y, _) = _in_units(x), _in_units(y)
     size = _root(jnp.sum(x**2), 2) * _root(jnp.sum(y**2), 2)
     return 1 - jnp.where(size > 0, jnp.sum(x * y) / jnp.where(size > 0, size, 1), 0)
+
+
+def _in_units(gap):
+    """A vector over its largest entry, lest powers of it are no numbers; and that."""
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(gap)))
+    unit = jnp.where(unit > 0, unit, 1)
+    return gap / unit, unit
 
 
 def _root(total, p):
@@ -95,7 +113,8 @@ class PointCloud(BlockedGeometry):
         if not callable(cost) or cost is p_norm:
             raise ValueError(
                 "cost must be a function of two points such as "
-                f"transport.squared_euclidean or transport.p_norm(1.5), got {cost!r}."
+                f"transport.squared_euclidean or transport.p_norm(1.5), got "
+                f"{getattr(cost, '__name__', core.describe(cost))}."
             )
         if block is not None and (not isinstance(block, int) or block < 1):
             raise ValueError(f"block must be a positive integer, got {block!r}.")

@@ -12,6 +12,8 @@ from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.transport._geometry import DenseCost, Geometry
 from jaxsolve.transport._point_cloud import PointCloud, squared_euclidean
+from jaxsolve.transport._products import CAP, over
+from jaxsolve.transport._states import mark_of
 
 
 class TransportProblem(eqx.Module):
@@ -49,7 +51,9 @@ class TransportProblem(eqx.Module):
     Raises:
         ValueError: if shapes do not fit, or, where values are known, if weights are
             negative, not finite, or all zero, if masses differ in a balanced problem,
-            if `epsilon` is not positive, or a cost is NaN or minus infinity.
+            if `epsilon` is not positive, or a cost is NaN or minus infinity; or if an
+            unbalanced problem has masses below 1e-15 (1e-135 in float64). Where these
+            are traced instead, runs end as diverged or infeasible.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -72,9 +76,9 @@ class TransportProblem(eqx.Module):
     epsilon: chex.Array  # (), real.
     rho_a: chex.Array | None  # (), real; None where rows are balanced.
     rho_b: chex.Array | None  # (), real; None where columns are balanced.
-    mark: (
-        chex.Array
-    )  # (), float32: of all the above, so that states know their problem.
+    # (), real: of all the above, so that states know their problem; NaN where a cost
+    # that is known makes no sense.
+    mark: chex.Array
 
     def __init__(
         self,
@@ -91,7 +95,8 @@ class TransportProblem(eqx.Module):
         dtype = geometry.dtype
         self.geometry = geometry
         self.a, self.b = _weights("a", a, n, dtype), _weights("b", b, m, dtype)
-        if epsilon is None:
+        default = epsilon is None
+        if default:
             mean = jax.lax.stop_gradient(geometry.scale())
             epsilon = jnp.where(mean == 0, 1, 0.05 * mean)
         epsilon = jnp.asarray(epsilon)
@@ -101,8 +106,10 @@ class TransportProblem(eqx.Module):
         self.rho_a = _rho("tau_a", tau_a, self.epsilon)
         self.rho_b = _rho("tau_b", tau_b, self.epsilon)
         known = geometry, self.a, self.b, self.epsilon, self.rho_a, self.rho_b
-        self.mark = _mark(known).astype(dtype)
-        _check(self)
+        self.mark = mark_of(known, geometry.sound(), dtype)
+        # Inside jit, what is known there is computed with as it is traced.
+        with jax.ensure_compile_time_eval():
+            _check(self, default)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -132,15 +139,15 @@ class TransportProblem(eqx.Module):
         """The sums of the rows of the plan: (n,)."""
         epsilon = self.epsilon if epsilon is None else epsilon
         total, shift = self.geometry.sums(g, self.b, epsilon, 1)
-        return self.a * total * jnp.exp(shift + f / epsilon)
+        return self.a * (total * jnp.exp(shift + over(f, epsilon)))
 
     def wanted_rows(self, f: chex.Array) -> chex.Array:
         """What the sums of the rows are at a solution: a, if balanced."""
-        return self.a if self.rho_a is None else self.a * jnp.exp(-f / self.rho_a)
+        return self.a if self.rho_a is None else self.a * jnp.exp(-over(f, self.rho_a))
 
     def wanted_columns(self, g: chex.Array) -> chex.Array:
         """What the sums of the columns are at a solution: b, if balanced."""
-        return self.b if self.rho_b is None else self.b * jnp.exp(-g / self.rho_b)
+        return self.b if self.rho_b is None else self.b * jnp.exp(-over(g, self.rho_b))
 
     def centre(self, f: chex.Array) -> chex.Array:
         """The mean of f where it may be anything, else zero: (), real."""
@@ -181,25 +188,25 @@ class TransportProblem(eqx.Module):
     def apply_cost(self, f: chex.Array) -> chex.Array:
         """The cost that leaves each unit of a: (n,), real."""
         # <C, P> of a lazy geometry by differentiation of sums in the temperature:
-        # d/dt sum_j b_j exp((g_j - C_ij) / eps + t C_ij) at t = 0.
-        g = self.other(f)
-        scaled = self.epsilon
+        # d/ds sum_j b_j exp((g_j - C_ij + s C_ij) / eps) at s = 0.
+        same, _ = self.normalised()
+        g, epsilon = same.other(f), same.epsilon
 
-        def sums(t):
-            # exp((g - C) / eps + t C) = exp((g' - C) / eps'), eps' = eps / (1 - t eps)
-            hotter = scaled / (1 - t * scaled)
-            total, shift = self.geometry.sums(g * hotter / scaled, self.b, hotter, 1)
-            return total * jnp.exp(shift + f / scaled)
+        def sums(s):
+            # The exponent is (g / (1 - s) - C) / eps' with eps' = eps / (1 - s).
+            hotter = epsilon / (1 - s)
+            total, shift = same.geometry.sums(g / (1 - s), same.b, hotter, 1)
+            return total * jnp.exp(shift + over(f, epsilon))
 
-        one = jnp.ones_like(scaled)
-        return jax.jvp(sums, (jnp.zeros_like(scaled),), (one,))[1]
+        zero = jnp.zeros_like(epsilon)
+        return epsilon * jax.jvp(sums, (zero,), (jnp.ones_like(zero),))[1]
 
     def plan(self, f: chex.Array) -> chex.Array:
         """The plan at f: (n, m), real."""
-        kernel = DenseCost(self.geometry.matrix()).kernel(
-            f, self.other(f), self.epsilon
-        )
-        return self.a[:, None] * kernel.matrix * self.b[None, :]
+        same, unit = self.normalised()
+        dense = DenseCost(same.geometry.matrix())
+        kernel = dense.kernel(f, same.other(f), same.epsilon)
+        return unit * (same.a[:, None] * kernel.matrix * same.b[None, :])
 
     def apply(self, f: chex.Array, values: chex.Array, axis: int = 1) -> chex.Array:
         """Multiplies the plan at f by values, without forming it where it is lazy.
@@ -212,17 +219,34 @@ class TransportProblem(eqx.Module):
         Returns:
             (n,) or (n, k); for axis 0 (m,) or (m, k).
         """
-        kernel = self.geometry.kernel(f, self.other(f), self.epsilon)
+        same, unit = self.normalised()
+        kernel = same.geometry.kernel(f, same.other(f), same.epsilon)
         wide = lambda weights: weights if values.ndim == 1 else weights[:, None]
-        a, b = wide(self.a), wide(self.b)
+        a, b = wide(same.a), wide(same.b)
         if axis == 1:
-            return a * kernel.times(b * values)
-        return b * kernel.transposed(a * values)
+            return unit * (a * kernel.times(b * values))
+        return unit * (b * kernel.transposed(a * values))
+
+    def normalised(self) -> tuple["TransportProblem", chex.Array]:
+        """A problem with the same f, and the mass that its own is in units of.
+
+        Where the mass of a balanced problem is far from one, entries of its kernel, one
+        over the mass, would not be numbers; the g of what is returned is higher by
+        epsilon times the logarithm of the unit. Unbalanced problems stay as they are.
+        """
+        one = jnp.ones((), self.a.dtype)
+        if not self.balanced:
+            return self, one
+        mass = jax.lax.stop_gradient(jnp.sum(self.a))
+        far = ((mass < 1e-3) | (mass > 1e3)) & (mass > 0) & jnp.isfinite(mass)
+        unit = jnp.where(far, mass, one)
+        weights = self.a / unit, self.b / unit
+        return eqx.tree_at(lambda p: (p.a, p.b), self, weights), unit
 
 
 def damped(potential, rho, epsilon):
     """The best potential where its marginal is only asked for at the price rho."""
-    return potential if rho is None else rho / (rho + epsilon) * potential
+    return potential if rho is None else potential / (1 + over(epsilon, rho))
 
 
 def dot(weights, values):
@@ -235,7 +259,7 @@ def dual(weights, potential, rho):
     """What one potential adds to the dual objective."""
     if rho is None:
         return dot(weights, potential)
-    return -rho * dot(weights, jnp.expm1(-potential / rho))
+    return -rho * dot(weights, jnp.expm1(-over(potential, rho)))
 
 
 def is_stored(problem: TransportProblem) -> bool:
@@ -254,15 +278,23 @@ def rounding(
 
 
 def sane(problem: TransportProblem) -> chex.Array:
-    """Whether weights and temperature make sense: (), bool."""
+    """Whether weights, temperature and stored costs make sense: (), bool."""
     a, b = problem.a, problem.b
     real = jnp.all(jnp.isfinite(a)) & jnp.all(jnp.isfinite(b))
     signs = jnp.all(a >= 0) & jnp.all(b >= 0)
     there = (jnp.sum(a) > 0) & (jnp.sum(b) > 0)
-    good = real & signs & there & (problem.epsilon > 0)
+    good = real & signs & there & (problem.epsilon > 0) & ~jnp.isnan(problem.mark)
     for price in (problem.rho_a, problem.rho_b):
         good = good if price is None else good & (price > 0)
-    return good & jnp.isfinite(problem.epsilon)
+    return good & jnp.isfinite(problem.epsilon) & massive(problem)
+
+
+def massive(problem: TransportProblem) -> chex.Array:
+    """Whether entries of the kernel, one over the mass, are numbers: (), bool."""
+    if problem.balanced:
+        return jnp.ones((), bool)
+    least = jnp.minimum(jnp.sum(problem.a), jnp.sum(problem.b))
+    return least > 100 / float(jnp.finfo(least.dtype).max) ** CAP
 
 
 def equal_masses(problem: TransportProblem) -> chex.Array:
@@ -299,29 +331,18 @@ def as_geometry(geometry: Any) -> Geometry:
         return DenseCost(geometry)
     raise ValueError(
         "a geometry is a matrix of costs (n, m) or a Geometry such as "
-        f"transport.PointCloud(x, y), got {type(geometry).__name__}."
+        f"transport.PointCloud(x, y), got {core.describe(geometry)}."
     )
-
-
-def _mark(tree):
-    """A number that other arrays hardly share: a checksum of all bits, (), uint32."""
-    total = jnp.zeros((), jnp.uint32)
-    for k, leaf in enumerate(jax.tree.leaves(eqx.filter(tree, eqx.is_array))):
-        size = leaf.dtype.itemsize
-        word = {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32)
-        words = jnp.ravel(jax.lax.bitcast_convert_type(leaf, word)).astype(jnp.uint32)
-        place = (jax.lax.iota(jnp.uint32, words.size) + k) * jnp.uint32(0x9E3779B9)
-        # Every bit of a word and of its place changes half of those of the sum.
-        words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B) ^ place
-        words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
-        words = words ^ (words >> 16)
-        total = total * jnp.uint32(31) + jnp.sum(words, dtype=jnp.uint32)
-    return total >> 8  # what a float32 can hold
 
 
 def _weights(name, weights, size, dtype):
     if weights is None:
         return jnp.full((size,), 1 / size, dtype)
+    if jnp.ndim(weights) == 0:
+        raise ValueError(
+            f"{name} has one weight for each point, ({size},), got one number: a "
+            "temperature is given by name, `epsilon=`."
+        )
     weights = jnp.asarray(weights)
     if weights.shape != (size,):
         raise ValueError(
@@ -343,13 +364,8 @@ def _rho(name, tau, epsilon):
     return jnp.where((tau > 0) & (tau <= 1), rho, jnp.nan)
 
 
-def _check(problem):
-    # Inside jit, what is known there is computed with as it is traced.
-    with jax.ensure_compile_time_eval():
-        _check_known(problem)
-
-
-def _check_known(problem):
+def _check(problem, default):
+    _check_costs(problem, default)
     a, b, epsilon = problem.a, problem.b, problem.epsilon
     for name, w in (("a", a), ("b", b)):
         if not core.is_concrete(w):
@@ -366,8 +382,21 @@ def _check_known(problem):
             f"masses differ, {float(jnp.sum(a)):g} and {float(jnp.sum(b)):g}: no plan "
             "has both marginals. Scale one, or let tau_a or tau_b be less than 1."
         )
-    cost = getattr(problem.geometry, "cost", None)
-    if isinstance(problem.geometry, DenseCost) and core.is_concrete(cost):
-        cost = np.asarray(cost)
-        if np.any(np.isnan(cost)) or np.any(cost == -np.inf):
-            raise ValueError("costs must be numbers, or infinity for forbidden pairs.")
+    if core.is_concrete(a) and core.is_concrete(b) and not bool(massive(problem)):
+        raise ValueError(
+            f"masses {float(jnp.sum(a)):g} and {float(jnp.sum(b)):g} are too small for "
+            f"an unbalanced problem in {a.dtype}: scale the weights, or use float64."
+        )
+
+
+def _check_costs(problem, default):
+    """What is known of costs, before the temperature that is made of them."""
+    sound = problem.geometry.sound()
+    if core.is_concrete(sound) and not bool(sound):
+        raise ValueError("costs must be numbers, or infinity for forbidden pairs.")
+    epsilon = problem.epsilon
+    if default and core.is_concrete(epsilon) and not 0 < float(epsilon) < np.inf:
+        raise ValueError(
+            "by default epsilon is a twentieth of the mean cost, which must be finite "
+            f"and not negative; here it is {float(epsilon):g}. Give `epsilon=`."
+        )

@@ -8,6 +8,13 @@ import jax
 import jax.numpy as jnp
 
 HIGHEST = jax.lax.Precision.HIGHEST
+CAP = 0.45  # entries of kernels are at most the largest number to this power
+
+
+def over(x: chex.Array, epsilon: chex.Array) -> chex.Array:
+    """The quotient by a temperature; derivatives form no square of that either."""
+    unit = jax.lax.stop_gradient(epsilon)
+    return x / unit * (1 / (1 + (epsilon - unit) / unit))
 
 
 def shifted_sum(
@@ -33,11 +40,12 @@ def shifted_sum(
         :math:`s` and :math:`m`; where there is nothing to sum both are zero.
     """
     forbidden = cost == jnp.inf
-    z = (potential - jnp.where(forbidden, 0, cost)) / epsilon
+    z = over(potential - jnp.where(forbidden, 0, cost), epsilon)
     counts = (weights != 0) & ~forbidden
     # What has no weight may be larger than all that has: its derivative is wanted too.
     shift = jnp.max(jnp.where(counts, z, -jnp.inf), axis=axis, keepdims=True)
-    shift = jax.lax.stop_gradient(jnp.where(jnp.isfinite(shift), shift, 0))
+    # An infinite largest one, of a cost of minus infinity, makes the sum NaN.
+    shift = jax.lax.stop_gradient(jnp.where(shift == -jnp.inf, 0, shift))
     most = 0.5 * math.log(float(jnp.finfo(z.dtype).max))
     terms = jnp.where(forbidden, 0, jnp.exp(jnp.minimum(z - shift, most)))
     return jnp.sum(weights * terms, axis=axis), jnp.squeeze(shift, axis)
@@ -52,7 +60,7 @@ def softmin_of(total: chex.Array, shift: chex.Array, epsilon: chex.Array) -> che
 
 def bounded_exp(z: chex.Array) -> chex.Array:
     """The exponential, at most as large as leaves its square finite."""
-    return jnp.exp(jnp.minimum(z, 0.45 * math.log(float(jnp.finfo(z.dtype).max))))
+    return jnp.exp(jnp.minimum(z, CAP * math.log(float(jnp.finfo(z.dtype).max))))
 
 
 def kernel_of(
@@ -60,7 +68,7 @@ def kernel_of(
 ) -> chex.Array:
     r"""Computes :math:`\exp((f + g - C) / \epsilon)`, bounded; 0 at infinite costs."""
     forbidden = cost == jnp.inf
-    z = (f + g - jnp.where(forbidden, 0, cost)) / epsilon
+    z = over(f + g - jnp.where(forbidden, 0, cost), epsilon)
     return jnp.where(forbidden, 0, bounded_exp(z))
 
 

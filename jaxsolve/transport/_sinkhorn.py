@@ -11,6 +11,7 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.transport import _continuation
 from jaxsolve.transport._continuation import Continuation
 from jaxsolve.transport._derivative import potential_of, potential_rule, residual
+from jaxsolve.transport._infeasible import certified
 from jaxsolve.transport._problem import (
     damped,
     is_stored,
@@ -19,6 +20,7 @@ from jaxsolve.transport._problem import (
 )
 from jaxsolve.transport._products import StoredKernel
 from jaxsolve.transport._products import bounded_exp as _exp
+from jaxsolve.transport._states import owned
 
 
 class SinkhornState(NamedTuple):
@@ -29,7 +31,7 @@ class SinkhornState(NamedTuple):
     status: chex.Array  # (), int32: running, stalled, diverged or infeasible.
     epsilon: chex.Array  # (), real: the temperature of the next update.
     point: chex.Array  # (n,), real: params, raveled, in full precision.
-    g: chex.Array  # (m,), real: the other potential, relaxed like f.
+    g: chex.Array  # (m,), real: the other one, relaxed like f, of masses near one.
     relaxation: chex.Array  # (), real: the factor of the next update.
     last: chex.Array  # (), real: the error one update before, at this temperature.
     steps: chex.Array  # (), int32: updates at this temperature.
@@ -139,7 +141,7 @@ def sinkhorn(
         count = jnp.zeros((), jnp.int32)
         stores = kernel and is_stored(data)
         n, m = data.shape
-        return SinkhornState(
+        state = SinkhornState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -157,10 +159,12 @@ def sinkhorn(
             anchor_f=jnp.zeros(n, dtype) if stores else None,
             anchor_g=jnp.zeros(m, dtype) if stores else None,
         )
+        return owned(state)
 
     def update(params, state, data):
         f, unravel = potential_of(params, data, state.point)
         f = jnp.where(jnp.isfinite(f), f, 0)
+        data, _ = data.normalised()
         # On another problem, which may be hotter, all is computed anew.
         stale = data.mark != state.mark
         state = _forgotten(state, data, stale, continuation, adaptive)
@@ -218,6 +222,7 @@ def sinkhorn(
         idle = jnp.where(better, 0, state.idle + 1)
         stalled = (idle >= patience) & (status == Status.RUNNING)
         status = jnp.where(stalled, as_status(Status.STALLED), status)
+        status = certified(data, f_new, error, status)
         steps = jnp.where(onward, 0, state.steps + 1)
         best = jnp.minimum(error, state.best)
         omega = state.relaxation

@@ -13,6 +13,7 @@ from jaxsolve.transport._derivative import potential_of, potential_rule, residua
 from jaxsolve.transport._geometry import DenseCost
 from jaxsolve.transport._problem import dot, status_of_problem
 from jaxsolve.transport._products import bounded_exp
+from jaxsolve.transport._states import anew, owned
 
 SCALING, EVALUATING, SOLVING = 0, 1, 2
 
@@ -42,7 +43,7 @@ class SparseNewtonState(NamedTuple):
     sweeps: chex.Array  # (), int32: of scaling, so far.
     newton_steps: chex.Array  # (), int32: accepted so far.
     point: chex.Array  # (n,), real: params, raveled, in full precision.
-    g: chex.Array  # (m,), real: the other potential.
+    g: chex.Array  # (m,), real: the other potential, of masses near one.
     value: chex.Array  # (), real: the dual objective; -inf accepts any trial.
     gradient: Pair  # of the dual objective there.
     sums: Pair  # of the plan's rows and columns there.
@@ -58,6 +59,7 @@ class SparseNewtonState(NamedTuple):
     stepsize: chex.Array  # (), real: of the next trial.
     best: chex.Array  # (), real: the least error of an accepted step.
     idle: chex.Array  # (), int32: accepted steps since.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
 
 
 @core.memoise
@@ -93,6 +95,7 @@ def sinkhorn_newton_sparse(
     Where K entries do not connect rows and columns, as for :math:`\epsilon n` below a
     fifth of the spread of a random cost, the linear systems are near singular and it
     stalls; `newton_transport` takes the exact Hessian at the cost of dense products.
+    A state given another problem begins there anew from its potential.
 
     Args:
         sweeps: of scaling, N1 of the paper: 20 for random costs and squared distances,
@@ -149,7 +152,7 @@ def sinkhorn_newton_sparse(
         pair = Pair(jnp.zeros_like(f), jnp.zeros(m, f.dtype))
         kept = _kept(sparsity, n, m)
         where = jnp.zeros(kept, jnp.int32)
-        return SparseNewtonState(
+        state = SparseNewtonState(
             count=count,
             error=inf,
             status=as_status(Status.RUNNING),
@@ -173,16 +176,21 @@ def sinkhorn_newton_sparse(
             stepsize=jnp.ones_like(zero),
             best=inf,
             idle=count,
+            mark=data.mark,
         )
+        return owned(state)
 
     def update(params, state, data):
         f, unravel = potential_of(params, data, state.point)
         _check(data)
-        moved = jnp.any(f != state.point)
+        data, _ = data.normalised()
+        stale = data.mark != state.mark
+        moved = jnp.any(f != state.point) | stale
         f = jnp.where(jnp.isfinite(f), f, state.point)
-        # Changed from outside: scaled once, and gone on from.
+        # Changed from outside: scaled once, and gone on from. On another problem all is
+        # begun anew.
         phase = jnp.where(moved, SCALING, state.phase)
-        state = state._replace(point=f)
+        state = _forgotten(state, data, stale)._replace(point=f)
 
         def branch(wanted, advance, state):
             here = phase == wanted
@@ -219,6 +227,18 @@ def _check(data):
             "sinkhorn_newton_sparse looks for the largest entries of a plan, so the "
             "cost must be stored; newton_transport takes any geometry."
         )
+
+
+def _forgotten(state, data, stale):
+    """The state, on another problem without what it knew of the last."""
+    return state._replace(
+        error=anew(stale, jnp.inf, state.error),
+        status=anew(stale, as_status(Status.RUNNING), state.status),
+        sweeps=anew(stale, 0, state.sweeps),
+        best=anew(stale, jnp.inf, state.best),
+        idle=anew(stale, 0, state.idle),
+        mark=data.mark,
+    )
 
 
 def _kept(sparsity, n, m):

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxsolve import prox
+from jaxsolve import core, prox
 from jaxsolve.transport._one_dimension import (
     check_power,
     check_weights,
@@ -156,7 +156,7 @@ def prepared(pair, p, dtype=None):
     if not isinstance(pair, PointPair):
         raise ValueError(
             "the data of a solver of slices is a transport.PointPair(x, y), got "
-            f"{type(pair).__name__}."
+            f"{core.describe(pair)}."
         )
     if dtype is not None:
         pair = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), pair)

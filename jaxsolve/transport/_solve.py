@@ -161,7 +161,12 @@ def solve(
     Takes the data of a `TransportProblem`, and runs `newton_transport` on it, by a
     schedule of the temperature where that is below the spread of the cost; where it
     stalls, `sinkhorn` goes on in the log domain from there. The cost is kept as a
-    matrix, unless the geometry is online or separable.
+    matrix, unless the geometry is online or separable. The first call compiles for some
+    seconds; others of the same shapes do not, but jit a loop around many small ones.
+
+    Where forbidden pairs leave no plan, a run ends as infeasible if a row or column is
+    out of reach, or if the potentials show, of a stored cost, that some rows reach too
+    few columns; else as stalled.
 
     Args:
         geometry: the cost: a matrix (n, m), a `PointCloud`, a `GridCost`, ...; or the
@@ -212,7 +217,7 @@ def solve(
     f = jnp.zeros(n, dtype) if start is None else jnp.asarray(start, dtype)
     tol = float(jnp.finfo(dtype).eps) ** 0.5 if tol is None else tol
     solver = newton_transport()
-    state = None if start is None else _near(solver, f, problem)
+    state = None if start is None else _near(f, problem)
     options = dict(tol=tol, derivative=core.stop())  # the rule comes at the end
     found = core.run(solver, f, problem, max_steps=max_steps, state=state, **options)
     params, status, state = found.params, found.status, found.state
@@ -220,9 +225,7 @@ def solve(
     stalled = (status == Status.STALLED) | (status == Status.BREAKDOWN)
     if not core.is_concrete(status) or jnp.any(stalled):
         last = sinkhorn(kernel=False, relaxation="adaptive")
-        fixed = jax.lax.stop_gradient(problem)
-        floor = rounding(fixed, params, fixed.other(params), fixed.epsilon)
-        hopes = stalled & (floor < jnp.asarray(tol).astype(dtype))
+        hopes = stalled & (_floor(params, problem) < jnp.asarray(tol).astype(dtype))
         left = jnp.where(hopes, max_steps - count, 0)
         more = core.run(last, params, problem, max_steps=left, **options)
         count = count + more.state.count
@@ -232,14 +235,27 @@ def solve(
         )
         state = (found.state, more.state)
     ok = status == Status.CONVERGED
-    params = potential_rule().attach(residual, params, problem, ok)
-    frozen = jax.lax.stop_gradient(params)
-    frozen = core.envelope().attach(residual, frozen, problem, ok)
+    params, frozen = _attached(params, problem, ok)
     return TransportSolution(problem, params, frozen, state, status, count)
 
 
 def _is_one(tau):
     return core.is_concrete(tau) and float(tau) == 1
+
+
+@jax.jit
+def _attached(params, problem, ok):
+    """The potential with its implicit derivative, and as a constant to values."""
+    params = potential_rule().attach(residual, params, problem, ok)
+    frozen = jax.lax.stop_gradient(params)
+    return params, core.envelope().attach(None, frozen, problem, ok)
+
+
+@jax.jit
+def _floor(params, problem):
+    """The error that rounding leaves."""
+    problem = jax.lax.stop_gradient(problem)
+    return rounding(problem, params, problem.other(params), problem.epsilon)
 
 
 def _marginal_error(problem, f):
@@ -248,9 +264,10 @@ def _marginal_error(problem, f):
     return jnp.sum(jnp.abs(gap)) / jnp.sum(problem.b)
 
 
-def _near(solver, f, problem):
+@jax.jit
+def _near(f, problem):
     """The first state; at the last temperature, if f is near enough."""
-    state = solver.init(f, problem)
+    state = newton_transport().init(f, problem)
     near = _marginal_error(problem, f) < 0.5
     epsilon = jnp.where(near, problem.epsilon, state.epsilon)
     return jax.lax.stop_gradient(state._replace(epsilon=epsilon))

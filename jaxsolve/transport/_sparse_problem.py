@@ -10,6 +10,7 @@ from jaxsolve import core, prox
 from jaxsolve.transport import _column_regularisers as columns
 from jaxsolve.transport._geometry import Geometry
 from jaxsolve.transport._problem import TransportProblem, dot
+from jaxsolve.transport._states import mark_of
 
 
 class SparseTransportProblem(eqx.Module):
@@ -75,6 +76,7 @@ class SparseTransportProblem(eqx.Module):
     a: chex.Array  # (n,), real.
     b: chex.Array  # (m,), real.
     gamma: chex.Array  # (), real.
+    mark: chex.Array  # (), real: of all this, so that states know their problem.
     k: int = eqx.field(static=True)
 
     def __init__(
@@ -113,6 +115,8 @@ class SparseTransportProblem(eqx.Module):
                     f"{m} columns with at most k = {self.k} rows each cannot cover {n} "
                     f"rows: let k be at least {-(-n // m)}."
                 )
+        known = self.cost, self.a, self.b, self.gamma, jnp.asarray(self.k, jnp.int32)
+        self.mark = mark_of(known, checked.geometry.sound(), self.cost.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:

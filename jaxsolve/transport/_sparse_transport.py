@@ -11,6 +11,7 @@ import lineax as lx
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.transport._sparse_problem import SparseTransportProblem
+from jaxsolve.transport._states import owned
 
 DENSE_LIMIT = 300  # unknowns up to which the matrix of the implicit rule is formed
 
@@ -22,6 +23,7 @@ class SparseTransportState(NamedTuple):
     error: chex.Array  # (), real: L1 error of the plan's sums, over the mass.
     status: chex.Array  # (), int32: the method's own, diverged or infeasible.
     inner: Any  # the method's state.
+    mark: chex.Array  # (), real: of the problem that this is a state of.
 
 
 @core.memoise
@@ -44,7 +46,8 @@ def sparse_transport(
     state's error is the row error that remains.
 
     Params are :math:`\alpha`, from zero if nothing better is known; their mean stays
-    what it was, if the method only ever adds multiples of gradients.
+    what it was, if the method only ever adds multiples of gradients. A state given
+    another problem begins there anew from its potentials.
 
     Args:
         method: a factory of solvers, as ``method(fun) -> Solver``, such as
@@ -85,20 +88,26 @@ def sparse_transport(
     if not isinstance(solver, core.Solver):
         raise ValueError(
             "method is a factory of solvers such as jaxsolve.smooth.lbfgs, got one "
-            f"that returns {type(solver).__name__}."
+            f"that returns {core.describe(solver)}."
         )
 
     def init(params, data):
         potentials(params, data, dual)
-        return SparseTransportState(
+        state = SparseTransportState(
             jnp.zeros((), jnp.int32),
             core.real_scalar(jnp.inf, params),
             as_status(Status.RUNNING),
             solver.init(params, data),
+            data.mark,
         )
+        return owned(state)
 
     def update(params, state, data):
-        new_params, inner = solver.update(params, state.inner, data)
+        # On another problem the method begins anew.
+        stale = data.mark != state.mark
+        started = lambda: core.where(stale, solver.init(params, data), state.inner)
+        inner = jax.lax.cond(core.any_lane(stale), started, lambda: state.inner)
+        new_params, inner = solver.update(params, inner, data)
         grad = getattr(inner, "grad", None)
         if grad is None:
             grad = jnp.concatenate(data.gradient(potentials(new_params, data, dual)[0]))
@@ -114,6 +123,7 @@ def sparse_transport(
             jnp.where(known, gap, jnp.inf),
             status,
             inner,
+            data.mark,
         )
 
     def residual(params, data):
@@ -141,7 +151,7 @@ def potentials(params, data, dual):
     if not isinstance(data, SparseTransportProblem):
         raise ValueError(
             "the data of sparse transport is a transport.SparseTransportProblem, got "
-            f"{type(data).__name__}."
+            f"{core.describe(data)}."
         )
     x, unravel = core.ravel(params)
     n, m = data.shape

@@ -34,7 +34,7 @@ def ascent(
     if not isinstance(transform, optax.GradientTransformation):
         raise ValueError(
             "an optax transformation is wanted, such as optax.sgd(0.1), got "
-            f"{type(transform).__name__}."
+            f"{core.describe(transform)}."
         )
     return optax.with_extra_args_support(transform)
 

@@ -17,7 +17,8 @@ def problem(cost, measures, weights, epsilon):
     geometry = transport.DenseCost.__new__(transport.DenseCost)
     object.__setattr__(geometry, "cost", cost)
     fields = dict(geometry=geometry, measures=measures, weights=weights)
-    for name, value in (fields | dict(epsilon=np.array(epsilon))).items():
+    fields |= dict(epsilon=np.array(epsilon), mark=np.zeros(()))
+    for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
 

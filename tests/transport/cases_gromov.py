@@ -19,7 +19,7 @@ def problem(x, y, cross, a, b, epsilon, alpha):
     """A problem of two spaces, made in the same way."""
     made = transport.GromovProblem.__new__(transport.GromovProblem)
     fields = dict(a=a, b=b, epsilon=np.array(epsilon), alpha=np.array(alpha))
-    fields |= dict(geometry_x=dense(x), geometry_y=dense(y))
+    fields |= dict(geometry_x=dense(x), geometry_y=dense(y), mark=np.zeros(()))
     fields |= dict(cross=None if cross is None else dense(cross))
     for name, value in fields.items():
         object.__setattr__(made, name, value)

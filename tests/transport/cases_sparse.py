@@ -11,7 +11,7 @@ from tests.transport.cases import COLUMNS, COST, ROWS
 def problem(cost, a, b, gamma, k):
     """A problem of NumPy arrays in float64, whatever JAX's own precision is."""
     made = transport.SparseTransportProblem.__new__(transport.SparseTransportProblem)
-    fields = dict(cost=cost, a=a, b=b, gamma=np.array(gamma), k=k)
+    fields = dict(cost=cost, a=a, b=b, gamma=np.array(gamma), k=k, mark=np.zeros(()))
     for name, value in fields.items():
         object.__setattr__(made, name, value)
     return made
