@@ -163,7 +163,8 @@ def hutch_plus_plus(
         z_s^\top (I - Q Q^\top) A (I - Q Q^\top) z_s
 
     For positive semi-definite matrices its error falls like :math:`1 / N`, that of
-    :func:`hutchinson_trace` like :math:`1 / \sqrt N`. It keeps k vectors.
+    :func:`hutchinson_trace` like :math:`1 / \sqrt N`. It keeps k vectors. Derivatives
+    are those for a fixed Q, unbiased as they are.
 
     Args:
         operator: :math:`A`; see :func:`hutchinson_trace`, also for the others.
@@ -201,7 +202,7 @@ def hutch_plus_plus(
     rank = samples // 3
 
     sketch = map_samples(lambda key: image(draw(key)), first, rank, chunk)
-    basis = jnp.linalg.qr(sketch.T)[0]
+    basis = jnp.linalg.qr(jax.lax.stop_gradient(sketch).T)[0]
     images = jax.lax.map(image, basis.T, batch_size=min(chunk, basis.shape[1]))
     known = jnp.sum(basis.T * images)
 

@@ -150,7 +150,7 @@ def function_times_start(krylov: Lanczos, values: chex.Array) -> chex.ArrayTree:
 def quadrature(krylov: Lanczos, values: chex.Array) -> chex.Array:
     """Returns v' f(A) v of the start v, from the values f(theta)."""
     values = jnp.where(_counted(krylov), values, 0)
-    return krylov.norm**2 * jnp.sum(krylov.weights * values)
+    return krylov.norm * (krylov.norm * jnp.sum(krylov.weights * values))
 
 
 def combine(basis: chex.ArrayTree, numbers: chex.Array) -> chex.ArrayTree:
@@ -175,9 +175,19 @@ def _coefficients(basis, w):
 
 
 def _norm(tree):
-    square = inner(tree, tree)
+    """The norm, also of entries whose squares leave the range; NaN if it does."""
+    if not jax.tree.leaves(tree):
+        return core.real_scalar(0, tree)
+    peak = jax.lax.stop_gradient(core.sup_norm(tree))
+    tiny = float(
+        jnp.finfo(peak.dtype).tiny
+    )  # what is less than that is flushed to zero
+    peak = jnp.clip(peak, tiny, 1 / tiny)
+    relative = jax.tree.map(lambda x: x / peak.astype(x.dtype), tree)
+    square = inner(relative, relative)
     positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), square)
+    root = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), square)
+    return jnp.where(peak * root <= 1 / tiny, peak * root, jnp.nan)
 
 
 def _unit(tree, size, alive):

@@ -35,9 +35,10 @@ def map_samples(
 def mean(values: chex.Array) -> Estimate:
     """The mean of samples along the first axis: (N, ...)."""
     count = values.shape[0]
-    error = _error(
-        jnp.var(values, axis=0, ddof=1) if count > 1 else None, values, count
-    )
+    peak = jnp.max(jnp.abs(values), axis=0)
+    peak = jnp.where(peak > 0, peak, 1)  # relative to which squares stay in range
+    variance = jnp.var(values / peak, axis=0, ddof=1) if count > 1 else None
+    error = peak * _error(variance, values, count)
     return Estimate(jnp.mean(values, axis=0), jax.lax.stop_gradient(error))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxsolve import core
 from jaxsolve.online._rounds import check_positive
 
 
@@ -98,6 +99,9 @@ def candidate_elimination(
     Returns:
         An `Elimination`.
 
+    Raises:
+        ValueError: if a known epsilon is not one finite number, at least zero.
+
     Examples:
         >>> import jax.numpy as jnp
         >>> from jaxsolve import online
@@ -111,6 +115,11 @@ def candidate_elimination(
         Dong and Yang, `Does Sparsity Help in Learning Misspecified Linear Bandits?
         <https://arxiv.org/abs/2303.16998>`_, 2023.
     """
+    known = core.is_concrete(epsilon)
+    if known and (np.ndim(epsilon) or not 0 <= epsilon < np.inf):
+        raise ValueError(
+            f"epsilon must be one finite number, at least zero, got {epsilon!r}."
+        )
     features = jnp.asarray(features)
     like = lambda x: jnp.asarray(x, features.dtype)
     claims = jnp.matmul(

@@ -28,6 +28,7 @@ class EnsembleState(NamedTuple):
     plays: core.Params  # likewise: what each would play.
     moved: chex.Array  # (N,): the squared length of each one's last move.
     losses: chex.Array  # (N,): what each has lost so far.
+    lost: chex.Array  # (N,): what rounding has cut off from that.
     weights: chex.Array  # (N,): p, of the mixture that was played.
 
 
@@ -116,7 +117,8 @@ def ensemble(
         fun: :math:`f_t`, as ``fun(params, data) -> scalar``, convex and smooth; called
             once a round, whatever N is.
         mirror_map: the set and its distance, which is that of the 2-norm in the theory.
-        stepsizes: :math:`\eta_i`, (N,), positive; see :func:`ensemble_stepsizes`.
+        stepsizes: :math:`\eta_i`, (N,), positive and finite; see
+            :func:`ensemble_stepsizes`.
         diameter: :math:`D > 0`, of the set.
         smoothness: :math:`L > 0`, of the losses' gradients. Too large a value keeps
             weights nearly equal.
@@ -127,7 +129,7 @@ def ensemble(
 
     Raises:
         ValueError: if `mirror_map` is not a `MirrorMap`, `stepsizes` no vector of
-            positive numbers, or a known number not positive.
+            positive, finite numbers, or a known number not positive.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -149,10 +151,11 @@ def ensemble(
     _rounds.check_positive(diameter=diameter, smoothness=smoothness)
     shape = jnp.shape(stepsizes)
     known = core.is_concrete(stepsizes)
-    wrong = known and not np.all(np.asarray(stepsizes) > 0)
+    sane = lambda etas: np.all((etas > 0) & (etas < np.inf))
+    wrong = known and not sane(np.asarray(stepsizes))
     if len(shape) != 1 or not shape[0] or wrong:
         raise ValueError(
-            "stepsizes must be a vector of positive numbers, such as that of "
+            "stepsizes must be a vector of positive, finite numbers, such as that of "
             f"online.ensemble_stepsizes, got {stepsizes!r}."
         )
     size = shape[0]
@@ -174,6 +177,7 @@ def ensemble(
             plays=points,
             moved=none,
             losses=none,
+            lost=none,
             weights=none + 1 / size,
         )
 
@@ -181,7 +185,8 @@ def ensemble(
         seen, ok = _rounds.observe(oracle, mirror_map, params, state, data)
         grad, real = seen["grad"], lambda x: core.real_scalar(x, params)
         penalty = 2 * real(smoothness)
-        losses = state.losses + against(state.plays, grad) + penalty * state.moved
+        amount = against(state.plays, grad) + penalty * state.moved
+        losses, lost = _rounds.add(state.losses, state.lost, amount)
         etas = jnp.asarray(stepsizes, losses.dtype)
         points = step(state.points, grad, etas)
         plays = step(points, grad, etas)
@@ -191,7 +196,12 @@ def ensemble(
         play = jax.tree.map(lambda x: mix(weights, x), plays)
         ok = ok & core.all_finite((points, plays, losses, weights))
         new = dict(
-            points=points, plays=plays, moved=moved, losses=losses, weights=weights
+            points=points,
+            plays=plays,
+            moved=moved,
+            losses=losses,
+            lost=lost,
+            weights=weights,
         )
         return _rounds.settle(ok, params, play, state, **seen, **new)
 

@@ -23,6 +23,7 @@ class FtrlState(NamedTuple):
     variation: chex.Array  # (), real: V, how much gradients have surprised.
     center: core.Params  # like grad: the first play.
     total: core.Params  # like grad: the sum of all gradients.
+    lost: core.Params  # like grad: what rounding has cut off from that sum.
 
 
 @core.memoise
@@ -94,18 +95,19 @@ def ftrl(
     def init(params, data=None):
         del data
         center = _rounds.widen(params)
-        total = optax.tree.zeros_like(center)
-        return FtrlState(**_rounds.start(params), center=center, total=total)
+        none = optax.tree.zeros_like(center)
+        return FtrlState(**_rounds.start(params), center=center, total=none, lost=none)
 
     def update(params, state, data=None):
         seen, ok = _rounds.observe(oracle, mirror_map, params, state, data)
         grad = seen["grad"]
-        total = optax.tree.add(state.total, grad)
+        total, lost = _rounds.add(state.total, state.lost, grad)
         ahead = optax.tree.add(total, grad) if optimistic else total
         eta = stepsize_at(state.count + 1, seen["variation"])
         new_params = mirror_map.step(state.center, ahead, eta)
         ok = ok & usable(eta) & core.all_finite((total, new_params))
-        return _rounds.settle(ok, params, new_params, state, **seen, total=total)
+        new = dict(seen, total=total, lost=lost)
+        return _rounds.settle(ok, params, new_params, state, **new)
 
     residual = _rounds.residual_of(oracle, mirror_map)
     return core.Solver(init, update, residual, core.implicit())
@@ -135,10 +137,12 @@ def log_barrier_ftrl(
 
         \sum_t \langle p_t - y, c_t \rangle \le
             \frac{1}{\eta} \sum_i \log \frac{1}{K y_i}
-            + \eta \sum_t \sum_i p_{t, i}^2 c_{t, i}^2
+            + \eta \sum_t \sum_i p_{t, i} c_{t, i}^2
 
-    so that estimates such as :func:`importance_weighted` may be large and negative,
-    where exponential weights break.
+    so that estimates may be large and negative, where exponential weights break. As
+    long as no :math:`\eta p_{t, i} c_{t, i}` is below :math:`-1/2`, as with
+    :func:`importance_weighted` and losses that are not negative, the last sum is of
+    :math:`p_{t, i}^2 c_{t, i}^2`.
 
     Args:
         fun: :math:`f_t`, as ``fun(params, data) -> scalar``; :func:`linear_loss` where

@@ -24,10 +24,11 @@ class LedgerState(NamedTuple):
     regret: chex.Array  # (), real: of linearised losses, to the set's best point.
     excess: chex.Array  # (), real: of the losses, to the best comparator.
     loss: chex.Array  # (), real: the sum of what the plays lost.
-    linear: chex.Array  # (), real: the sum of <g_t, x_t>.
-    total: core.Params  # like params, of at least 32 bits: the sum of gradients.
     rivals: chex.Array  # (m,), real: the sum of what each comparator lost.
     path: chex.Array  # (), real: the length of the path of the plays.
+    total: core.Params  # like params, of at least 32 bits: G, the sum of gradients.
+    lost: dict  # what rounding has cut off from each of these sums.
+    best: core.Params  # like total: v, the set's best point against it.
     variation: chex.Array  # (), real: V, the learner's.
 
 
@@ -41,20 +42,26 @@ def ledger(
     r"""Books the regret of a learner, round by round.
 
     Plays what the learner plays. Beside it, for the plays :math:`x_t` and their
-    gradients :math:`g_t`, one update computes
+    gradients :math:`g_t`, with the sum :math:`G_t` of these and the best point of the
+    set against it, :math:`v_t \in \arg\min_{v \in C} \langle G_t, v \rangle`, one
+    update computes
 
     .. math::
 
-        R_T &= \sum_t \langle g_t, x_t \rangle
-            - \min_{u \in C} \sum_t \langle g_t, u \rangle \\
-        E_T &= \sum_t f_t(x_t) - \min_j \sum_t f_t(u_j) \\
-        P_T &= \sum_t \|x_{t+1} - x_t\|_2
+        R_t &= R_{t-1} + \langle g_t, x_t - v_{t-1} \rangle
+            + \langle G_t, v_{t-1} - v_t \rangle
+            = \sum_{s \le t} \langle g_s, x_s - v_t \rangle \\
+        E_t &= \max_j \sum_{s \le t} \bigl( f_s(x_s) - f_s(u_j) \bigr) \\
+        P_t &= \sum_{s \le t} \|x_{s+1} - x_s\|_2
 
     R, the regret of the linearised losses, is to the best fixed point of the set, and
     bounds the regret of convex losses. E, that of the losses themselves, is to the best
-    of the comparators given; it is zero if there are none. Of a stream that is known,
-    make the best point in hindsight one of them. Rounds that the learner skips are
-    booked neither for it nor for its rivals.
+    of the comparators given; it is zero if there are none, and leaves out those that
+    have once lost what is not finite. Of a stream that is known, make the best point in
+    hindsight one of them. Rounds that the learner skips are booked neither for it nor
+    for its rivals; nor is the part h of composite losses :math:`f_t + h`, as with
+    :func:`composite_map`. Sums are of twice the words of their parts, so that in
+    float32 too a small regret is right after very many rounds.
 
     Args:
         learner: a learner of this room.
@@ -106,39 +113,54 @@ def ledger(
                 f"{', '.join(sorted(missing))}."
             )
         zero = core.real_scalar(0, params)
-        names = ("regret", "excess", "loss", "linear", "path")
+        none = optax.tree.zeros_like(_rounds.widen(params))
+        rivals = jnp.zeros(_size(comparators), zero.dtype)
+        sums = dict(regret=zero, loss=zero, path=zero, rivals=rivals, total=none)
         return LedgerState(
             **_mirrored(state),
-            **dict.fromkeys(names, zero),
+            **sums,
             learner=state,
-            total=optax.tree.zeros_like(_rounds.widen(params)),
-            rivals=jnp.zeros(_size(comparators), zero.dtype),
+            excess=zero,
+            lost=sums,
+            best=oracle.vertex(none),
         )
 
     def update(params, state, data=None):
         new_params, inner = learner.update(params, state.learner, data)
         played = inner.skipped == state.learner.skipped
-        book = lambda amount: jnp.where(played, amount, 0)
         grad = core.where(played, inner.grad, optax.tree.zeros_like(inner.grad))
-        total = optax.tree.add(state.total, grad)
-        linear = state.linear + _rounds.inner(params, grad)
-        loss = state.loss + book(inner.value)
-        rivals = state.rivals + book(rivals_of(params, data))
-        move = optax.tree.sub(_rounds.widen(new_params), _rounds.widen(params))
+        total, rest = _rounds.add(state.total, state.lost["total"], grad)
+        best = oracle.vertex(total)
+        ahead, turn = _less(params, state.best), _less(state.best, best)
+        move = _less(new_params, params)
+        amounts = dict(
+            regret=_rounds.inner(ahead, grad) + _rounds.inner(turn, total),
+            loss=inner.value,
+            path=jnp.sqrt(_rounds.inner(move, move)),
+            rivals=rivals_of(params, data),
+        )
+        amounts = core.where(played, amounts, optax.tree.zeros_like(amounts))
+        sums = {name: getattr(state, name) for name in amounts}
+        lost = {name: state.lost[name] for name in amounts}
+        sums, lost = _rounds.add(sums, lost, amounts)
+        excess = (sums["loss"] - sums["rivals"]) + (lost["loss"] - lost["rivals"])
         state = LedgerState(
             **_mirrored(inner),
+            **sums,
             learner=inner,
-            regret=linear - _rounds.inner(oracle.vertex(total), total),
-            excess=loss - jnp.min(rivals) if rivals.size else state.excess,
-            loss=loss,
-            linear=linear,
+            excess=jnp.nanmax(excess) if excess.size else state.excess,
             total=total,
-            rivals=rivals,
-            path=state.path + jnp.sqrt(_rounds.inner(move, move)),
+            lost=dict(lost, total=rest),
+            best=best,
         )
         return new_params, state
 
     return core.Solver(init, update, learner.residual, learner.derivative)
+
+
+def _less(a, b):
+    """The difference of two trees, in at least 32 bits."""
+    return optax.tree.sub(_rounds.widen(a), _rounds.widen(b))
 
 
 def _mirrored(state):

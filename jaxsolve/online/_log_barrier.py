@@ -35,7 +35,8 @@ def log_barrier_simplex(
         d\nu = -\frac{\sum_i p_i^2 \eta \, dL_i}{\sum_i p_i^2}
 
     Args:
-        losses: :math:`L`, real; those of :math:`\infty` get zero.
+        losses: :math:`L`, real. Those of :math:`\infty` get zero. Where all are, or
+            one is :math:`-\infty`, there is no minimiser, and the result is NaN.
         stepsize: :math:`\eta > 0`, a number; the greater, the more on the least loss.
             Where it is not positive, there is no minimiser, and the result is NaN.
         axis: the axis of the entries of a distribution.

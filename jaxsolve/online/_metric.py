@@ -15,12 +15,13 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Quadratic(NamedTuple):
-    """A quadratic x'Hx/2 - q'x of vectors."""
+    """A quadratic g'(x - y) + (x - y)'H(x - y)/2 of vectors."""
 
     metric: chex.Array  # (n, n): H, positive definite.
-    linear: chex.Array  # (n,): q.
+    point: chex.Array  # (n,): y.
+    grad: chex.Array  # (n,): g, its gradient there.
     least: chex.Array  # (), real: a bound from below on the eigenvalues of H.
-    free: chex.Array  # (n,): the minimiser where there is no set.
+    move: chex.Array  # (n,): from the point to the minimiser where there is no set.
 
 
 class QuadraticDomain(NamedTuple):
@@ -40,9 +41,9 @@ class QuadraticDomain(NamedTuple):
 def quadratic_ball(radius: chex.Numeric) -> QuadraticDomain:
     r"""Makes the ball of a radius about zero, over which quadratics are minimised.
 
-    Where the free minimiser is outside, it solves :math:`(H + \mu I) x = q` with the
-    multiplier :math:`\mu` that brings x to the boundary, exactly, by the eigenvalues of
-    H: work of order :math:`n^3`, in the rounds that need it.
+    Where the free minimiser is outside, it solves :math:`(H + \mu I) x = H y - g` with
+    the multiplier :math:`\mu` that brings x to the boundary, exactly, by the
+    eigenvalues of H: work of order :math:`n^3`, in the rounds that need it.
 
     Args:
         radius: positive.
@@ -61,14 +62,18 @@ def quadratic_ball(radius: chex.Numeric) -> QuadraticDomain:
 
     def minimiser(quadratic, onto):
         del onto
-        free = quadratic.free
-        outside = jnp.sqrt(free @ free) > jnp.asarray(radius, free.dtype)
+        metric, point, grad, least, move = quadratic
+        free, bound = point + move, jnp.asarray(radius, move.dtype)
+        outside = jnp.sqrt(free @ free) > bound
 
         def bend():
-            bent, *_ = linesearch.exact_step(
-                quadratic.metric, -quadratic.linear, jnp.asarray(radius, free.dtype)
-            )
-            return jnp.where(outside, bent, free)
+            # In the basis of H, where no direction blurs another.
+            values, vectors = jnp.linalg.eigh(metric)
+            values = jnp.maximum(values, least)
+            slope = grad @ vectors - values * (point @ vectors)
+            eye = jnp.eye(slope.size, dtype=slope.dtype)
+            bent, *_ = linesearch.spectral_step(values, eye, slope, bound)
+            return jnp.where(outside, vectors @ bent, free)
 
         return jax.lax.cond(core.any_lane(outside), bend, lambda: free)
 
@@ -76,22 +81,25 @@ def quadratic_ball(radius: chex.Numeric) -> QuadraticDomain:
 
 
 @core.memoise
-def quadratic_set(projection: Prox, *, max_steps: int = 500) -> QuadraticDomain:
+def quadratic_set(projection: Prox, *, max_steps: int = 5000) -> QuadraticDomain:
     r"""Makes any convex set with a projection one over which quadratics are minimised.
 
     By accelerated projected gradient steps, begun from the projection of the free
-    minimiser, which is the answer where that is inside. From x and the point z, with
-    :math:`\beta = (\sqrt \kappa - 1) / (\sqrt \kappa + 1)`, a step is
+    minimiser, which is the answer where that is inside. From d and the way on w, both
+    from the point y, a step is
 
     .. math::
 
-        x^+ &= P_C(z - (H z - q) / l) \\
-        z^+ &= x^+ + \beta (x^+ - x)
+        u &= w - (g + H w) / l \\
+        d^+ &= P_C(y + u) - y \\
+        w^+ &= d^+ + \beta (d^+ - d)
 
-    with :math:`l`, a bound on the eigenvalues of H, and :math:`\kappa`, its ratio to
-    the least. They end where a step moves nothing but rounding. Some
-    :math:`\sqrt \kappa` of them gain a digit, each of order :math:`n^2` and one
-    projection.
+    with :math:`l`, a bound on the eigenvalues of H, and :math:`\beta`, that grows from
+    zero to one and starts anew where :math:`\langle w - d^+, d^+ - d \rangle > 0`. They
+    end where a step moves nothing but rounding. Some :math:`\sqrt \kappa` of them gain
+    a digit, with :math:`\kappa` the ratio of the eigenvalues, each of order :math:`n^2`
+    and one projection. Where `max_steps` do not suffice, the result is NaN, and the
+    learner skips the round.
 
     Args:
         projection: onto the set in the 2-norm, such as ``prox.box(-1.0, 1.0)``.
@@ -112,28 +120,39 @@ def quadratic_set(projection: Prox, *, max_steps: int = 500) -> QuadraticDomain:
         raise ValueError(f"max_steps must be a positive integer, got {max_steps!r}.")
 
     def minimiser(quadratic, onto):
-        metric, linear, least, free = quadratic
+        metric, point, grad, least, move = quadratic
         most = jnp.maximum(row_norm(metric), least)
-        root = jnp.sqrt(most / least)
-        beta = (root - 1) / (root + 1)
-        eps = 16 * float(jnp.finfo(free.dtype).eps)
+        eps = float(jnp.finfo(move.dtype).eps)
+
+        def project(way):
+            place = point + way
+            there = onto(place)
+            # What is not projected keeps the digits that it has as a difference.
+            return jnp.where(there == place, way, there - point), there
 
         def unfinished(carry):
-            _, _, moved, size, count = carry
-            return (moved > eps * size) & (count < max_steps)
+            *_, moved, size, count = carry
+            return (moved > 2 * eps * size) & (count < max_steps)
 
         def step(carry):
-            x, z, _, _, count = carry
-            slope = jnp.matmul(metric, z, precision=HIGHEST) - linear
-            new = onto(z - slope / most)
-            moved = jnp.maximum(jnp.max(jnp.abs(new - z)), jnp.max(jnp.abs(new - x)))
-            return new, new + beta * (new - x), moved, jnp.max(jnp.abs(new)), count + 1
+            d, w, t, _, _, count = carry
+            slope = grad + jnp.matmul(metric, w, precision=HIGHEST)
+            new, there = project(w - slope / most)
+            back = (w - new) @ (new - d) > 0
+            t = jnp.where(back, 1, t)
+            next_t = (1 + jnp.sqrt(1 + 4 * t**2)) / 2
+            beta = (t - 1) / next_t
+            moved = jnp.maximum(jnp.max(jnp.abs(new - w)), jnp.max(jnp.abs(new - d)))
+            w = new + beta * (new - d)
+            return new, w, next_t, moved, jnp.max(jnp.abs(there)), count + 1
 
-        x = onto(free)
-        moved, none = jnp.max(jnp.abs(x - free)), jnp.zeros((), jnp.int32)
+        d, there = project(move)
+        moved = jnp.max(jnp.abs(there - (point + move)))
+        one, none = jnp.ones_like(moved), jnp.zeros((), jnp.int32)
         # One step tells whether more are needed, unless nothing was projected.
-        begin = (x, x, moved, jnp.zeros_like(moved), none)
-        return jax.lax.while_loop(unfinished, step, begin)[0]
+        begin = (d, d, one, moved, 0 * moved, none)
+        end = jax.lax.while_loop(unfinished, step, begin)
+        return jnp.where(unfinished(end[:-1] + (none,)), jnp.nan, onto(point + end[0]))
 
     return QuadraticDomain(minimiser, projection)
 
@@ -149,13 +168,13 @@ def minimise(
     """Minimises a quadratic over a set, with the derivative of its optimality."""
 
     def residual(x, quadratic):
-        metric, linear, least, _ = quadratic
+        metric, point, grad, least, _ = quadratic
         most = jax.lax.stop_gradient(jnp.maximum(row_norm(metric), least))
-        slope = jnp.matmul(metric, x, precision=HIGHEST) - linear
+        slope = grad + jnp.matmul(metric, x - point, precision=HIGHEST)
         return x - onto(x - slope / most)
 
     @core.implicit_function(residual)
     def solve(_, quadratic):
         return domain.minimiser(quadratic, onto)
 
-    return solve(quadratic.free, quadratic)
+    return solve(quadratic.point, quadratic)

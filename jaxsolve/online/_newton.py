@@ -123,10 +123,8 @@ def online_newton(
 
     def step(point, g, metric, inverse, unravel):
         onto = lambda x: core.ravel(domain.projection(unravel(x)))[0]
-        product = lambda a, x: jnp.matmul(a, x, precision=HIGHEST)
-        free = point - product(inverse, g)
-        linear = product(metric, point) - g
-        return minimise(domain, Quadratic(metric, linear, floor(point), free), onto)
+        move = -jnp.matmul(inverse, g, precision=HIGHEST)
+        return minimise(domain, Quadratic(metric, point, g, floor(point), move), onto)
 
     def update(params, state, data=None):
         seen, ok = _rounds.observe(oracle, geometry, params, state, data)

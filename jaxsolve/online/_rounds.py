@@ -44,6 +44,24 @@ def inner(a: core.Params, b: core.Params) -> chex.Array:
     return sum(jax.tree.leaves(products), jnp.zeros((), dtype))
 
 
+def add(sums: Any, lost: Any, amounts: Any) -> tuple[Any, Any]:
+    """Adds amounts to sums, and what rounding cuts off to what was lost before.
+
+    The sums of many rounds, leaf by leaf, in words of twice their length: sums are
+    right to their last digit, however small the amounts are beside them.
+    """
+
+    def entry(s, low, x):
+        rough = s + x
+        back = rough - s
+        low = low + ((s - (rough - back)) + (x - back))
+        new = rough + low
+        return new, low - (new - rough)
+
+    pairs = jax.tree.map(entry, sums, lost, amounts)
+    return jax.tree.transpose(jax.tree.structure(sums), None, pairs)
+
+
 def start(params: core.Params) -> dict:
     """The fields that the states of all learners begin with."""
     zero = core.real_scalar(0, params)
@@ -66,7 +84,9 @@ def observe(
     grad = widen(grad)
     surprise = optax.tree.sub(grad, state.grad)
     variation = state.variation + inner(surprise, surprise)
-    ok = jnp.isfinite(value) & core.all_finite(grad) & jnp.isfinite(variation)
+    # Few stepsizes read it: no round is lost because it overflows.
+    variation = jnp.minimum(variation, float(jnp.finfo(variation.dtype).max))
+    ok = jnp.isfinite(value) & core.all_finite(grad)
     error = certify(mirror_map, params, grad)
     return dict(value=value, grad=grad, variation=variation, error=error), ok
 

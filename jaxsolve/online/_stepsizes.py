@@ -54,7 +54,8 @@ def variation_stepsize(
 
     Returns:
         What `mirror_descent` and `ftrl` take for a stepsize. Its ``bound(variation)``
-        is the regret bound at the ``variation`` of a state.
+        is the regret bound at the ``variation`` of a state, of learners with
+        ``optimistic=True``: plain ones pay for gradients, not for surprises.
 
     Raises:
         ValueError: if a number is not positive and finite.

@@ -63,7 +63,8 @@ def adaptive_batch_size(
         ladder: whether sizes double.
         interval: updates between two tests, at least 1.
         growth: :math:`\gamma > 1`, by which factor a test lets the batch grow at most:
-            2 guards against a gradient that is near zero by luck.
+            2 guards against a gradient that is near zero by luck. A ladder rounds up
+            what it leaves, so that batches may double whatever it is.
 
     Returns:
         A controller: ``state = init()``, and after each batch ``state = update(state,
@@ -105,7 +106,7 @@ def adaptive_batch_size(
 
     def update(state, batch):
         count = state.count + 1
-        wanted = test(batch).astype(jnp.float32)
+        wanted = jnp.asarray(test(batch)).astype(jnp.float32)
         old = state.size.astype(jnp.float32)
         new = _whole(jnp.minimum(wanted, jnp.asarray(growth, jnp.float32) * old))
         if ladder:

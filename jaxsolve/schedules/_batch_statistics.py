@@ -10,6 +10,8 @@ import optax
 
 from jaxsolve import core
 
+_HIGHEST = jax.lax.Precision.HIGHEST
+
 
 class BatchStatistics(NamedTuple):
     """What a batch tells of the distribution of its gradients."""
@@ -46,7 +48,8 @@ def batch_statistics(
         axis: the name of an axis of workers, under ``vmap`` or ``shard_map``.
 
     Returns:
-        The statistics. The variance of a single sample is NaN.
+        The statistics. The variance of fewer than two samples is NaN, the mean of none
+        zero.
 
     Raises:
         ValueError: if the leaves do not share one axis of samples, or there is only one
@@ -67,10 +70,12 @@ def batch_statistics(
     total = lambda x: x if axis is None else jax.lax.psum(x, axis)
     wide = jax.tree.map(lambda g: _shown(g, weights), gradients)
     count = total(jnp.sum(weights))
-    over = lambda g: total(jnp.tensordot(weights.astype(g.dtype), g, 1))
-    mean = jax.tree.map(lambda g: over(g) / count.astype(g.dtype), wide)
+    dots = lambda g: jnp.tensordot(weights.astype(g.dtype), g, 1, precision=_HIGHEST)
+    over = lambda g: total(dots(g))
+    some = jnp.where(count > 0, count, 1)
+    mean = jax.tree.map(lambda g: over(g) / some.astype(g.dtype), wide)
     away = jax.tree.map(lambda g, m: g - m[None], wide, mean)
-    free = count - 1
+    free = jnp.maximum(count - 1, 0)
     variance = jax.tree.map(lambda d: over(d**2) / free.astype(d.dtype), away)
     along = total(jnp.sum(weights * _inner(away, mean) ** 2)) / free
     return BatchStatistics(count, mean, variance, along)
@@ -152,7 +157,8 @@ def merge_statistics(left: BatchStatistics, right: BatchStatistics) -> BatchStat
         V = \frac{(m - 1) V_1 + (n - 1) V_2 + \frac{m n}{m + n} \delta^2}{m + n - 1}
 
     which is exact: up to the ends of the denominators the mean of the variances plus
-    the variance of the means.
+    the variance of the means. A part of one sample, or of none, adds no variance of its
+    own.
 
     Args:
         left: of one part; an empty one has the count 0 and zeros.
@@ -174,10 +180,11 @@ def merge_statistics(left: BatchStatistics, right: BatchStatistics) -> BatchStat
     share = n / jnp.maximum(both, 1)
     delta = optax.tree.sub(right.mean, left.mean)
     scaled = lambda c, x: c.astype(x.dtype) * x
+    scatter = lambda c, v: jnp.where(c > 1, scaled(c - 1, v), 0)  # NaN of fewer
 
     def variance(v, w, d):
-        scatter = scaled(jnp.maximum(m - 1, 0), v) + scaled(jnp.maximum(n - 1, 0), w)
-        return (scatter + scaled(m * share, d**2)) / (both - 1).astype(d.dtype)
+        total = scatter(m, v) + scatter(n, w) + scaled(m * share, d**2)
+        return total / jnp.maximum(both - 1, 0).astype(d.dtype)
 
     new = jax.tree.map(variance, left.variance, right.variance, delta)
     return BatchStatistics(both, core.axpy(share, delta, left.mean), new, None)

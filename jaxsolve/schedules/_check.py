@@ -18,6 +18,23 @@ def real(*numbers: chex.Numeric) -> Callable[[chex.Numeric], chex.Array]:
     return lambda number: jnp.asarray(number, dtype)
 
 
+def left(
+    steps: chex.Numeric, count: chex.Numeric, cast: Callable, after: int = 0
+) -> chex.Array:
+    """How many steps are left from a count on, or `after` some more; never below zero.
+
+    It is subtracted in integers: float32 does not tell counts beyond 2**24 apart.
+    """
+    count, steps = jnp.asarray(count), jnp.asarray(steps)
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        return jnp.maximum(cast(steps) - cast(count) - after, 0)
+    whole = steps
+    if not jnp.issubdtype(steps.dtype, jnp.integer):
+        whole = jnp.floor(steps)
+    rest = whole.astype(jnp.int32) - after - count.astype(jnp.int32)
+    return jnp.maximum(cast(rest) + cast(steps - whole), 0)
+
+
 def check(name: str, value, low: float = 0, high: float = np.inf, closed: str = ""):
     """Raises a `ValueError` unless a number, where known, lies between two others.
 

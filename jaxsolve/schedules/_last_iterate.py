@@ -4,7 +4,7 @@ import chex
 import jax.numpy as jnp
 import optax
 
-from jaxsolve.schedules._check import check, real
+from jaxsolve.schedules._check import check, left, real
 
 
 def convex_last_iterate(
@@ -90,7 +90,7 @@ def nonsmooth_last_iterate(scale: chex.Numeric, steps: chex.Numeric) -> optax.Sc
 
     Args:
         scale: :math:`\eta > 0`.
-        steps: :math:`T \ge 1`, the steps actually taken.
+        steps: :math:`T \ge 1`, the steps actually taken, below :math:`2^{31}`.
 
     Returns:
         An optax schedule.
@@ -111,13 +111,12 @@ def nonsmooth_last_iterate(scale: chex.Numeric, steps: chex.Numeric) -> optax.Sc
         <https://arxiv.org/abs/2307.11134>`_, 2023, for the bound without noise.
     """
     check("scale", scale)
-    check("steps", steps)
+    check("steps", steps, 0, 2**31)
     cast = real(scale, steps)
 
     def schedule(count):
         total = cast(steps)
-        left = jnp.maximum(total - cast(count), 0)
-        return cast(scale) * left / (total * jnp.sqrt(total))
+        return cast(scale) * (left(steps, count, cast) / total) / jnp.sqrt(total)
 
     return schedule
 

@@ -31,7 +31,9 @@ def refined_bound(norms: chex.Array, distance: chex.Numeric) -> chex.Array:
     """
     check("distance", distance)
     cast = real(norms)
-    return cast(distance) / jnp.sqrt(jnp.sum(cast(norms) ** -2.0))
+    least = jnp.min(cast(norms))  # relative to which squares stay in range
+    ratios = jnp.where(least > 0, least, 1) / cast(norms)
+    return cast(distance) * least / jnp.sqrt(jnp.sum(ratios**2))
 
 
 def last_iterate_bound(

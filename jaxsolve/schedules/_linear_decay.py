@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.schedules._check import check, real
+from jaxsolve.schedules._check import check, left, real
 
 
 def linear_decay(
@@ -32,7 +32,7 @@ def linear_decay(
 
     Args:
         peak_value: :math:`\bar\eta > 0`.
-        steps: :math:`T \ge 1`.
+        steps: :math:`T \ge 1`, below :math:`2^{31}`, as counts are.
         warmup_steps: :math:`W \ge 0` steps of a linear ramp; usually a few percent.
 
     Returns:
@@ -53,12 +53,12 @@ def linear_decay(
         2023.
     """
     check("peak_value", peak_value)
-    check("steps", steps)
+    check("steps", steps, 0, 2**31)
     check("warmup_steps", warmup_steps, closed="[")
     cast = real(peak_value, steps, warmup_steps)
 
     def decay(count):
-        return cast(peak_value) * jnp.maximum(1 - (cast(count) + 1) / cast(steps), 0)
+        return cast(peak_value) * (left(steps, count, cast, 1) / cast(steps))
 
     return warmup(decay, warmup_steps)
 
@@ -121,21 +121,22 @@ def tabulated(values: chex.Array, steps: chex.Numeric | None = None) -> optax.Sc
         >>> print([float(stepsize(count)) for count in range(5)])
         [3.0, 3.0, 2.0, 1.0, 1.0]
     """
-    check("steps", steps)
+    check("steps", steps, 0, 2**31)
     if jnp.ndim(values) != 1 or jnp.size(values) == 0:
         raise ValueError(
             f"values must be one axis of at least one, got shape {jnp.shape(values)}."
         )
     table = real(values)(values)
-    last = table.size - 1
+    cast, last = real(table), table.size - 1
+    total = table.size if steps is None else steps
 
     def schedule(count):
-        cast = real(table)
-        ratio = 1 if steps is None else table.size / cast(steps)
-        place = jnp.clip((cast(count) + 1) * ratio - 1, 0, last)
-        low = jnp.floor(place).astype(jnp.int32)
-        part = place - jnp.floor(place)
-        high = jnp.minimum(low + 1, last)
-        return (1 - part) * table[low] + part * table[high]
+        # Counted from the end, so that it is met exactly.
+        before = left(total, count, cast, 1) * (table.size / cast(total))
+        before = jnp.minimum(before, last)
+        part = before - jnp.floor(before)
+        high = last - jnp.floor(before).astype(jnp.int32)
+        low = jnp.maximum(high - 1, 0)
+        return (1 - part) * table[high] + part * table[low]
 
     return schedule

@@ -71,7 +71,8 @@ def max_learning_rate(
 
     With :math:`\lambda'` of :func:`batch_eigenvalue` computes :math:`2 (1 + \beta) /
     \lambda'`, which grows linearly with small batches and saturates at that of the
-    whole. It is infinite where no eigenvalue is positive.
+    whole. Where :math:`\lambda` is not positive, :math:`\lambda'` is the upper edge of
+    the noise; the rate is infinite where there is none.
 
     Args:
         eigenvalue: the largest of the Hessian of all samples.
@@ -93,7 +94,9 @@ def max_learning_rate(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
-    largest = batch_eigenvalue(eigenvalue, noise, batch_size, dataset_size)
+    dtype = core.real_dtype((eigenvalue, noise, batch_size))
+    outlier = jnp.maximum(jnp.asarray(eigenvalue, dtype), 0)  # of zero: the upper edge
+    largest = batch_eigenvalue(outlier, noise, batch_size, dataset_size)
     positive = largest > 0
     rate = 2 * (1 + _real(momentum, largest)) / jnp.where(positive, largest, 1)
     return jnp.where(positive, rate, jnp.inf)

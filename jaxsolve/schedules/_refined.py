@@ -5,6 +5,7 @@ import functools
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsolve.schedules._check import check, real
@@ -123,13 +124,16 @@ def _computed(norms, power, smoothing):
     smooth = _smoothed(_finite(norms), smoothing)
     top = jnp.max(smooth)
     relative = smooth / jnp.where(top > 0, top, 1)
-    least = float(jnp.finfo(relative.dtype).eps)
+    info, power = jnp.finfo(relative.dtype), power.astype(relative.dtype)
+    # The root of the largest number is what weights may be at most, to be summed.
+    least = jnp.exp(-np.log(float(info.max)) / (2 * power))
+    least = jnp.maximum(least, float(info.eps))
     relative = jnp.where(top > 0, jnp.maximum(relative, least), 1)
-    weights = relative ** -power.astype(relative.dtype)
+    weights = relative**-power
     sums = tails(weights)
     after = jnp.concatenate([sums[1:], jnp.zeros_like(sums[:1])])
     size = jnp.where(top > 0, top, 1) * jnp.sqrt(jnp.sum((weights * relative) ** 2))
-    return weights * after / sums[0], size
+    return weights * (after / sums[0]), size
 
 
 def _finite(norms):

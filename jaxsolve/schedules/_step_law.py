@@ -152,7 +152,8 @@ def fit_step_law(
 
     Args:
         runs: (n, 5), real: of each run N, D, the stepsize, the batch and the loss, all
-            positive. At least two values of N and of D.
+            positive; a run that is not finite, or diverged to NaN, does not count. At
+            least two values of N and of D.
         tolerance: relative to the best loss; the authors' is 0.25 %.
         resamples: how many are drawn.
         key: a key of `jax.random`.
@@ -182,11 +183,13 @@ def fit_step_law(
         )
     runs = real(runs)(runs)
     key = jax.random.key(0) if key is None else key
-    sizes, losses = runs[:, :2], runs[:, 4]
+    logs = jnp.log(runs[:, :4])
+    good = jnp.all(jnp.isfinite(logs), axis=1) & jnp.isfinite(runs[:, 4])
+    logs = jnp.where(good[:, None], logs, 0)
+    sizes, losses = runs[:, :2], jnp.where(good, runs[:, 4], jnp.inf)
     alike = jnp.all(sizes[:, None, :] == sizes[None, :, :], axis=2)
     best = jnp.min(jnp.where(alike, losses[None, :], jnp.inf), axis=1)
-    kept = losses <= (1 + real(runs)(tolerance)) * best
-    logs = jnp.log(runs[:, :4])
+    kept = good & (losses <= (1 + real(runs)(tolerance)) * best)
 
     @jax.jit
     def resample_all(keys):
@@ -201,10 +204,10 @@ def fit_step_law(
         return _least_squares(logs, counts)
 
     keys = jax.random.split(key, resamples)
-    fits, good = resample_all(keys)
-    mean = StepLaw(*(jnp.mean(x, where=good) for x in fits))
+    fits, sound = resample_all(keys)
+    mean = StepLaw(*(jnp.mean(x, where=sound) for x in fits))
     factors = dict(factor=jnp.exp(mean.factor), batch_factor=jnp.exp(mean.batch_factor))
-    deviation = StepLaw(*(jnp.std(x, where=good) for x in fits))
+    deviation = StepLaw(*(jnp.std(x, where=sound) for x in fits))
     return Fit(mean._replace(**factors), deviation)
 
 

@@ -85,7 +85,9 @@ def gradient_normalized_newton(
     or, where values do not resolve that, as it is below :math:`10 \varepsilon |f(x)|`,
     when the value has not risen by more and the norm of the gradient has not risen.
     Otherwise, and as long as :math:`H + \lambda B` is not positive, :math:`\gamma` is
-    halved.
+    halved. Where H has a negative eigenvalue :math:`-\mu` with respect to B the step
+    may still be longer than :math:`\gamma`; then :math:`\mu` is added to
+    :math:`\lambda`, which bounds it: :math:`\|s\| \le \gamma + 10^{-8}` always.
 
     No constant of smoothness is asked for: :math:`\gamma` follows, within a factor two,
     how far the gradient is predicted by H. For convex f and the exact Hessian the rate
@@ -138,7 +140,7 @@ def gradient_normalized_newton(
     References:
         Semenov, Jaggi and Doikov, `Gradient-Normalized Smoothness for Optimization with
         Approximate Hessians <https://arxiv.org/abs/2506.13710>`_, 2025, Algorithm 1;
-        that rounding is allowed for is ours.
+        that rounding is allowed for, and that long steps are shortened, is ours.
     """
     if isinstance(gamma, int | float | np.generic) and not 0 < gamma < np.inf:
         raise ValueError(f"gamma must be positive and finite, got {gamma!r}.")
@@ -248,7 +250,7 @@ def _after_step(gamma):
 
 
 def _step(half, modes, grad, gamma):
-    """Halves gamma until the matrix is positive, and solves with it."""
+    """Halves gamma until the matrix is positive, and takes no step beyond it."""
     dual = to_dual(half, grad)
     size = norm(dual)
     lowest = -jnp.min(modes.values, initial=0)
@@ -258,4 +260,10 @@ def _step(half, modes, grad, gamma):
     halvings = jnp.where((lowest > 0) & (gamma >= most), halvings, 0)
     gamma = jnp.ldexp(gamma, -jnp.minimum(halvings, _MAX_TRIALS))
     shift = size / (gamma + _EPS)
-    return gamma, from_dual(half, shifted(modes, shift, dual)), shift
+    step = shifted(modes, shift, dual)
+    # What is barely positive is as good as singular: its step has any length.
+    long = (norm(step) > gamma + _EPS) | (lowest >= shift)
+    lift = jnp.where(long, lowest, 0)
+    lifted = modes._replace(values=modes.values + lift)
+    step = jnp.where(lift > 0, shifted(lifted, shift, dual), step)
+    return gamma, from_dual(half, step), shift + lift

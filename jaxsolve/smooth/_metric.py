@@ -15,6 +15,8 @@ from jax.scipy.linalg import solve_triangular
 from jaxsolve import core
 from jaxsolve.smooth._curvature import Diagonal, Rows
 
+_HIGHEST = jax.lax.Precision.HIGHEST
+
 
 class Modes(NamedTuple):
     """Eigenvalues and vectors of a curvature; beyond the vectors it is zero."""
@@ -93,12 +95,18 @@ def modes(curvature: chex.Array | Rows | Diagonal, half: chex.Array | None) -> M
 
 def _few(columns):
     """The modes of `columns @ columns.T` for fewer columns than rows."""
-    values, turns = jnp.linalg.eigh(columns.T @ columns)
-    rounding = columns.shape[0] * float(jnp.finfo(values.dtype).eps)
-    seen = values > rounding * jnp.max(values, initial=0)
+    gram = jnp.matmul(columns.T, columns, precision=_HIGHEST)
+    images = jnp.matmul(columns, jnp.linalg.eigh(gram)[1], precision=_HIGHEST)
+    values = jnp.sum(images**2, axis=0)  # small ones are lost in those of the product
+    seen = values > _rounding(values) * jnp.max(values, initial=0)
     lengths = jnp.sqrt(jnp.where(seen, values, 1))
-    vectors = jnp.where(seen[None, :], columns @ turns / lengths[None, :], 0)
+    vectors = jnp.where(seen[None, :], images / lengths[None, :], 0)
     return Modes(jnp.where(seen, values, 0), vectors)
+
+
+def _rounding(values):
+    """Of eigenvalues, relative to the largest; a sum over unknowns adds little."""
+    return max(values.size, 10) * float(jnp.finfo(values.dtype).eps)
 
 
 def shifted(modes: Modes, shift: chex.Array, grad: chex.Array) -> chex.Array:
@@ -119,10 +127,9 @@ def shifted(modes: Modes, shift: chex.Array, grad: chex.Array) -> chex.Array:
 def flat_part(modes: Modes, step: chex.Array) -> chex.Array:
     """What of a step lies where the curvature is not positive beyond rounding."""
     values, vectors = modes
-    rounding = step.size * float(jnp.finfo(values.dtype).eps)
-    flat = values <= rounding * jnp.max(jnp.abs(values), initial=0)
     if vectors is None:
-        return jnp.where(flat, step, 0)
+        return jnp.where(values <= 0, step, 0)
+    flat = values <= _rounding(values) * jnp.max(jnp.abs(values), initial=0)
     if vectors.shape[1] == step.size:
         return vectors @ jnp.where(flat, step @ vectors, 0)
     return step - vectors @ jnp.where(flat, 0, step @ vectors)

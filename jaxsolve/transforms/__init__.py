@@ -77,7 +77,7 @@ from jaxsolve.transforms._normalized_logistic import (
     scale_by_normalized_logistic,
 )
 from jaxsolve.transforms._obs import obs_prune, obs_remove, obs_scores
-from jaxsolve.transforms._perp_grad import perp_grad
+from jaxsolve.transforms._perp_grad import perp_grad, scale_alignment
 from jaxsolve.transforms._polyak import ScaleBySPSState, scale_by_sps, sps
 from jaxsolve.transforms._proximal import ProximalState, projected, proximal
 from jaxsolve.transforms._radius_controllers import (
@@ -101,6 +101,7 @@ from jaxsolve.transforms._separation import (
 from jaxsolve.transforms._softmax_radius import binary_radius, softmax_radius
 from jaxsolve.transforms._stablemax import (
     log_stablemax,
+    softmax_collapse,
     stablemax_cross_entropy,
     stablemax_cross_entropy_with_integer_labels,
 )
@@ -177,6 +178,7 @@ __all__ = (
     "rayleigh_sgd",
     "record_gradient_norms",
     "rolling_ball",
+    "scale_alignment",
     "scale_by_adagrad_norm",
     "scale_by_adahessian",
     "scale_by_armijo",
@@ -193,6 +195,7 @@ __all__ = (
     "scale_by_sps",
     "scale_to_softmax_radius",
     "smooth_kappa",
+    "softmax_collapse",
     "softmax_divergence",
     "softmax_radius",
     "sparse_kappa",

@@ -9,13 +9,14 @@ import numpy as np
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._wide import like, wide, widened
+from jaxsolve.transforms._scaled import scaled_squares
+from jaxsolve.transforms._wide import wide
 
 
 class ScaleByAdagradNormState(NamedTuple):
     """State of AdaGrad-Norm."""
 
-    accumulator: chex.Array  # (), real: v, the sum of squared norms of gradients.
+    root: chex.Array  # (), real: that of v, the sum of squared norms of gradients.
 
 
 def scale_by_adagrad_norm(
@@ -33,7 +34,8 @@ def scale_by_adagrad_norm(
     :math:`O(1/K)`, whatever the learning rate and whatever the Lipschitz constant.
 
     It leaves the sign of gradients: a descent needs ``optax.scale(-1)``, as in
-    :func:`adagrad_norm`.
+    :func:`adagrad_norm`. Gradients that are not finite give such steps, and are not
+    added. The state holds :math:`\sqrt{v}`, which huge gradients do not overflow.
 
     Args:
         initial_accumulator_value: :math:`v > 0` at first. Small, the first step has the
@@ -61,22 +63,22 @@ def scale_by_adagrad_norm(
         <https://arxiv.org/abs/2402.11215>`_, 2024.
     """
     first = initial_accumulator_value
+    wanted = "initial_accumulator_value must be one positive, finite number"
+    if np.ndim(first) != 0:
+        raise ValueError(f"{wanted}, got shape {np.shape(first)}.")
     if core.is_concrete(first) and not 0 < np.asarray(first) < np.inf:
-        raise ValueError(
-            "initial_accumulator_value must be one positive, finite number, got "
-            f"{first!r}."
-        )
+        raise ValueError(f"{wanted}, got {first!r}.")
 
     def init(params):
-        return ScaleByAdagradNormState(core.real_scalar(first, params))
+        return ScaleByAdagradNormState(jnp.sqrt(core.real_scalar(first, params)))
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        grads, dtype = widened(updates), state.accumulator.dtype
-        squares = [jnp.sum(g**2).astype(dtype) for g in jax.tree.leaves(grads)]
-        v = sum(squares, state.accumulator)
-        scaled = jax.tree.map(lambda g: g / jnp.sqrt(v).astype(g.dtype), grads)
-        return like(scaled, updates), ScaleByAdagradNormState(v)
+        unit, total = scaled_squares(updates, state.root)
+        length, root = jnp.sqrt(total), unit * jnp.sqrt(total)
+        scaled = lambda g: (g.astype(root.dtype) / unit / length).astype(g.dtype)
+        kept = jnp.where(jnp.isfinite(root), root, state.root)
+        return jax.tree.map(scaled, updates), ScaleByAdagradNormState(kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -124,4 +126,4 @@ def adagrad_norm(
     links = [scale_by_adagrad_norm(initial_accumulator_value)]
     if not (isinstance(weight_decay, float | int) and weight_decay == 0):
         links = [*links, wide(optax.add_decayed_weights(weight_decay))]
-    return optax.chain(*links, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))

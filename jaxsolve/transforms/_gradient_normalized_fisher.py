@@ -8,6 +8,8 @@ from jaxsolve import core
 from jaxsolve.transforms._gradient_normalized import normalized
 from jaxsolve.transforms._wide import like
 
+_HIGHEST = jax.lax.Precision.HIGHEST
+
 
 def scale_by_gradient_normalized_diagonal(
     gamma: optax.ScalarOrSchedule = 1.0, *, adaptive: bool = False
@@ -114,16 +116,21 @@ def _woodbury(grad, shift, rows):
         return grad
     m, dtype = leaves[0].shape[0], shift.dtype
     flat = [jnp.reshape(u, (m, u.size // m)).astype(dtype) for u in leaves]
-    values, turns = jnp.linalg.eigh(sum(u @ u.T for u in flat) / m)
-    inverse = lambda v: turns @ ((v @ turns) / (jnp.maximum(values, 0) + shift))
+    values, turns = jnp.linalg.eigh(sum(_dot(u, u.T) for u in flat) / m)
+    divisor = jnp.maximum(values, 0) + shift
+    inverse = lambda v: _dot(turns, _dot(v, turns) / divisor)
     over = lambda c: jax.tree.map(
-        lambda u: jnp.tensordot(c.astype(u.dtype), u, 1), rows
+        lambda u: jnp.tensordot(c.astype(u.dtype), u, 1, precision=_HIGHEST), rows
     )
     mean = over(jnp.full(m, 1 / m, dtype))
     rest = optax.tree.sub(grad, mean)
-    products = lambda u, r: jnp.reshape(u, (m, u.size // m)) @ jnp.ravel(r)
+    products = lambda u, r: _dot(jnp.reshape(u, (m, u.size // m)), jnp.ravel(r))
     parts = jax.tree.leaves(jax.tree.map(products, rows, rest))
     across = inverse(sum(part.astype(dtype) for part in parts) / m)
     along = inverse(jnp.full(m, 1 / m, dtype))
     found = core.axpy(1 / shift, rest, over(along))
     return core.axpy(-1 / shift, over(across), found)
+
+
+def _dot(a, b):
+    return jnp.matmul(a, b, precision=_HIGHEST)

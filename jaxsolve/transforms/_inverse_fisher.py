@@ -68,18 +68,38 @@ class InverseFisher(eqx.Module):
         r"""Computes single entries of :math:`F^{-1}`.
 
         Args:
-            rows: of the entries, integers that count through flattened params.
+            rows: of the entries, integers that count through flattened params;
+                negative ones from their end.
             columns: likewise; the two broadcast.
 
         Returns:
-            The entries; zero where row and column lie in different blocks.
+            The entries; zero where row and column lie in different blocks, and not a
+            number for a traced index that is out of range.
+
+        Raises:
+            ValueError: if an index is no integer, or out of range where it is known.
         """
-        k, n = jnp.broadcast_arrays(jnp.asarray(rows), jnp.asarray(columns))
+        k, n = self._index("rows", rows), self._index("columns", columns)
+        k, n = jnp.broadcast_arrays(k, n)
         size = self.whitened.shape[2]
         of = lambda i: self.whitened[i // size, :, i % size]
         inner = jnp.sum(of(k) * of(n), -1)
         unit = (k == n).astype(inner.dtype)
-        return jnp.where(k // size == n // size, unit - inner, 0) / self.damping
+        entries = jnp.where(k // size == n // size, unit - inner, 0) / self.damping
+        within = lambda i: (0 <= i) & (i < self._count())
+        return jnp.where(within(k) & within(n), entries, jnp.nan)
+
+    def _index(self, name, index):
+        count, known = self._count(), core.is_concrete(index)
+        index = np.asarray(index) if known else index
+        if not jnp.issubdtype(index.dtype, jnp.integer):
+            raise ValueError(f"{name} must be integers, got {index.dtype}.")
+        if known and not np.all((-count <= index) & (index < count)):
+            raise ValueError(
+                f"{name} must lie between {-count} and {count - 1}, got {index}."
+            )
+        index = jnp.asarray(index)
+        return jnp.where(index < 0, index + count, index)
 
     def _split(self, x):
         blocks, _, size = self.whitened.shape
@@ -148,7 +168,8 @@ def inverse_fisher(
     """
     check_damping(damping)
     count = _leading(gradients)
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+    whole = isinstance(block_size, int) and not isinstance(block_size, bool)
+    if block_size is not None and (not whole or block_size < 1):
         raise ValueError(f"block_size must be a positive integer, got {block_size!r}.")
     matrix = jax.vmap(lambda g: core.ravel(g)[0])(gradients)
     damping = jnp.asarray(damping, matrix.dtype)
@@ -180,10 +201,11 @@ def damped_factor(products: chex.Array, damping: chex.Numeric) -> chex.Array:
 
 def check_damping(damping: chex.Numeric) -> None:
     """Raises a `ValueError` unless a damping, where known, is positive and finite."""
+    wanted = "damping must be one positive, finite number"
+    if np.ndim(damping) != 0:
+        raise ValueError(f"{wanted}, got shape {np.shape(damping)}.")
     if core.is_concrete(damping) and not 0 < np.asarray(damping) < np.inf:
-        raise ValueError(
-            f"damping must be one positive, finite number, got {damping!r}."
-        )
+        raise ValueError(f"{wanted}, got {damping!r}.")
 
 
 def _leading(gradients):

@@ -50,7 +50,9 @@ def nuclear_kappa(newton_schulz: int | None = None) -> Kappa:
          [-1.  0.]]
     """
     if newton_schulz is not None and (
-        not isinstance(newton_schulz, int) or newton_schulz < 1
+        isinstance(newton_schulz, bool)
+        or not isinstance(newton_schulz, int)
+        or newton_schulz < 1
     ):
         raise ValueError(
             "newton_schulz must be a positive integer, or None for the decomposition, "

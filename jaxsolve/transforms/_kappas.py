@@ -128,7 +128,7 @@ def huber_kappa(width: chex.Numeric) -> Kappa:
 
     def value(m):
         linear = jnp.abs(m) - e(m) / 2
-        return jnp.where(jnp.abs(m) <= e(m), m**2 / (2 * e(m)), linear)
+        return jnp.where(jnp.abs(m) <= e(m), m * (m / (2 * e(m))), linear)
 
     return _entrywise(
         value, lambda m: jnp.clip(m / e(m), -1, 1), lambda x: e(x) * x**2 / 2
@@ -156,16 +156,27 @@ def smooth_kappa(width: chex.Numeric) -> Kappa:
     check_number("width", width, 0, strict=True)
     e = lambda x: jnp.asarray(width, x.dtype)
 
-    def slope(m):
-        t = m / e(m)
-        flat = jnp.abs(t) > 1e4  # where the square might overflow, half a rounding off
-        return jnp.where(flat, jnp.sign(t), t / jnp.sqrt(1 + jnp.where(flat, 0, t**2)))
+    # None of the three subtracts numbers that are nearly the same.
 
-    return _entrywise(
-        lambda m: jnp.hypot(m, e(m)) - e(m),
-        slope,
-        lambda x: e(x) * (1 - jnp.sqrt(jnp.maximum(1 - x**2, 0))),
-    )
+    def legs(m):
+        """Both m and e over the larger, and the root of the sum of their squares."""
+        unit = jax.lax.stop_gradient(jnp.maximum(jnp.abs(m), e(m)))
+        a, b = m / unit, e(m) / unit
+        return a, b, jnp.sqrt(a**2 + b**2)
+
+    def value(m):
+        a, b, root = legs(m)
+        return m * (a / (root + b))
+
+    def slope(m):
+        a, _, root = legs(m)
+        return a / root
+
+    def penalty(x):
+        x = jnp.clip(x, -1, 1)
+        return e(x) * x**2 / (1 + jnp.sqrt((1 - x) * (1 + x)))
+
+    return _entrywise(value, slope, penalty)
 
 
 def per_leaf_kappa(kappa: Kappa) -> Kappa:

@@ -104,7 +104,6 @@ def scale_by_lanczos_momentum(
     check_range("max_momentum", max_momentum, 0, 1, open_end=True)
     check_range("growth", growth, 1, np.inf)
     check_range("damping", damping, 0, np.inf, open_end=True)
-    plain = isinstance(max_momentum, float | int) and max_momentum == 0
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, widened(params))
@@ -120,8 +119,9 @@ def scale_by_lanczos_momentum(
         counted = (values > 0) & (weights > NEGLIGIBLE)
         least = jnp.min(jnp.where(counted, values, jnp.inf)) + real(damping)
         least = jnp.clip(least, largest / real(max_condition), largest)
-        rate, momentum = schedules.heavy_ball(largest, least, real(max_momentum))
-        rate = 2 / (largest + least) if plain else rate
+        bound = real(max_momentum)
+        rate, momentum = schedules.heavy_ball(largest, least, bound)
+        rate = jnp.where(bound == 0, 2 / (largest + least), rate)
         cap = jnp.where(old_rate > 0, real(growth) * real(old_rate), jnp.inf)
         return jnp.minimum(rate, cap), momentum, largest
 

@@ -43,7 +43,8 @@ def scale_by_lanczos(
         \frac{1}{\delta} \right) \langle u_i, g \rangle u_i
 
     which is the inverse of :math:`|H| + \delta` were H no more than these pairs. A
-    refresh that is not finite leaves the pairs as they are.
+    refresh that is not finite, or starts from a gradient of zero, leaves the pairs as
+    they are.
 
     Args:
         steps: :math:`m`, 5 to 10; as many copies of params are kept.
@@ -101,7 +102,7 @@ def scale_by_lanczos(
             krylov = linear.lanczos(product, start, steps)
             new = krylov.values, linear.ritz_vectors(krylov)
             new = like(new, (state.values, state.vectors))
-            sound = due & jnp.all(jnp.isfinite(krylov.values))
+            sound = due & jnp.all(jnp.isfinite(krylov.values)) & (krylov.rank > 0)
             pairs = core.where(sound, new, (state.values, state.vectors))
             return *pairs, jnp.where(due, new_key, state.key)
 

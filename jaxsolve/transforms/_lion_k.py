@@ -9,7 +9,7 @@ import optax
 
 from jaxsolve import core
 from jaxsolve.transforms._kappas import Kappa, l1_kappa
-from jaxsolve.transforms._wide import wide_dtype, widened
+from jaxsolve.transforms._wide import wide, wide_dtype, widened
 
 
 class ScaleByLionKState(NamedTuple):
@@ -172,13 +172,11 @@ def lion_k(
         rate, weight = core.as_schedule(learning_rate), core.as_schedule(weight_decay)
         shrink = lambda count: 1 / (1 + rate(count) * weight(count))
         scheduled = callable(learning_rate) or callable(weight_decay)
-        last = optax.scale_by_schedule(shrink) if scheduled else optax.scale(shrink(0))
-        decay = optax.chain(decay, last)
-    return optax.chain(
-        scale_by_lion_k(kappa, b1, b2),
-        decay if mask is None else optax.masked(decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    )
+        by = optax.scale_by_schedule(shrink) if scheduled else optax.scale(shrink(0))
+        decay = optax.chain(decay, by)
+    decay = decay if mask is None else optax.masked(decay, mask)
+    last = optax.chain(decay, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(scale_by_lion_k(kappa, b1, b2), wide(last))
 
 
 def fenchel_gap(
@@ -196,7 +194,8 @@ def fenchel_gap(
 
         K(-g) + K^*(y) + \langle y, g \rangle \ge 0, \qquad (\|\lambda x\| - 1)_+
 
-    Both are zero exactly at stationary points. For a norm K the first is, in the ball,
+    Both are zero exactly at stationary points, and a gap that rounding makes negative
+    counts as zero. For a norm K the first is, in the ball,
     :math:`\lambda` times the Frank-Wolfe gap.
 
     Args:
@@ -228,7 +227,7 @@ def fenchel_gap(
     linear = jnp.asarray(optax.tree.vdot(inside, grad), decay.dtype)
     down = jax.tree.map(jnp.negative, grad)
     gap = kappa.value(down) + kappa.penalty(inside) + linear
-    return FenchelGap(gap, jnp.maximum(size - 1, 0))
+    return FenchelGap(jnp.maximum(gap, 0), jnp.maximum(size - 1, 0))
 
 
 def _check_rate(name, rate):

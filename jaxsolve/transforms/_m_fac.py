@@ -46,7 +46,9 @@ def scale_by_m_fac(
     steps shrink as gradients grow.
 
     It acts on the gradients of minibatches, at the head of a chain, and leaves their
-    sign: a descent needs ``optax.scale(-1)``, as in :func:`m_fac`.
+    sign: a descent needs ``optax.scale(-1)``, as in :func:`m_fac`. A gradient that is
+    not finite, or whose square is not, gives a step that is not a number, and does not
+    enter the window.
 
     Args:
         damping: :math:`\lambda > 0`. Below about :math:`2 \cdot 10^{-6}` times the
@@ -76,7 +78,7 @@ def scale_by_m_fac(
         algorithm, here with a Cholesky factor in place of an LU without pivots.
     """
     check_damping(damping)
-    if not isinstance(memory, int) or memory < 1:
+    if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
         raise ValueError(f"memory must be a positive integer, got {memory!r}.")
 
     def init(params):
@@ -91,22 +93,32 @@ def scale_by_m_fac(
     def update(updates, state, params=None, **extra):
         del params, extra
         last = state.position
-        put = lambda window, g: jax.lax.dynamic_update_index_in_dim(
-            window, g.astype(window.dtype), last, 0
-        )
+        itself = jax.tree.map(lambda g: g.astype(wide_dtype(g))[None], updates)
+        dtype = state.products.dtype
+        square = _products(itself, updates, jnp.zeros(1, dtype))[0]
+        row = _products(state.window, updates, jnp.zeros(memory, dtype))
+        row = row.at[last].set(square)
+        # What is not finite, or overflows, shows in this step and not in those after.
+        good = core.all_finite(row)
+
+        def put(window, g):
+            old = jax.lax.dynamic_index_in_dim(window, last, 0, keepdims=False)
+            new = jnp.where(good, g.astype(window.dtype), old)
+            return jax.lax.dynamic_update_index_in_dim(window, new, last, 0)
+
         window = jax.tree.map(put, state.window, updates)
-        row = _products(window, updates, state.products)
         products = state.products.at[last].set(row).at[:, last].set(row)
+        products = jnp.where(good, products, state.products)
         unit = jnp.arange(memory, dtype=last.dtype) == last
-        # An overflow is to show now, and not in the steps after.
-        unit = jnp.where(jnp.isfinite(row), unit.astype(row.dtype), jnp.nan)
+        unit = jnp.where(good, unit.astype(row.dtype), jnp.nan)
         factor = damped_factor(products, damping)
         weights = memory * jax.scipy.linalg.cho_solve((factor, True), unit)
         combine = lambda window: jnp.tensordot(
             weights.astype(window.dtype), window, 1, precision=HIGHEST
         )
         steps = like(jax.tree.map(combine, window), updates)
-        return steps, ScaleByMFACState((last + 1) % memory, window, products)
+        position = jnp.where(good, (last + 1) % memory, last)
+        return steps, ScaleByMFACState(position, window, products)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -168,17 +180,17 @@ def m_fac(
         links = [wide(optax.add_decayed_weights(weight_decay)), *links]
     if not _is_zero(momentum):
         links = [*links, wide(optax.ema(momentum, debias=False))]
-    return optax.chain(*links, optax.scale_by_learning_rate(learning_rate))
+    return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))
 
 
 def _is_zero(number):
     return isinstance(number, float | int) and number == 0
 
 
-def _products(window, gradient, matrix):
-    """The inner product of every row of the window with the gradient: (m,)."""
+def _products(rows, gradient, zeros):
+    """The inner product of every one of some rows with the gradient."""
     inner = lambda rows, g: jnp.tensordot(
         rows, g.astype(rows.dtype), g.ndim, precision=HIGHEST
-    ).astype(matrix.dtype)
-    parts = jax.tree.leaves(jax.tree.map(inner, window, gradient))
-    return sum(parts, jnp.zeros(len(matrix), matrix.dtype))
+    ).astype(zeros.dtype)
+    parts = jax.tree.leaves(jax.tree.map(inner, rows, gradient))
+    return sum(parts, zeros)

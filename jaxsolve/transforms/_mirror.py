@@ -69,7 +69,9 @@ def mirror(mirror_map: MirrorMap) -> optax.GradientTransformationExtraArgs:
         )
 
     def init(params):
-        return MirrorState(widened(params), widened(params))
+        # Copies, as params may be donated together with the state.
+        copied = lambda: jax.tree.map(jnp.copy, widened(params))
+        return MirrorState(copied(), copied())
 
     def update(updates, state, params=None, **extra):
         del extra

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._wide import wide
 
 
 def scale_by_normalized_logistic() -> optax.GradientTransformationExtraArgs:
@@ -50,7 +51,8 @@ def scale_by_normalized_logistic() -> optax.GradientTransformationExtraArgs:
         logs = jax.nn.log_sigmoid(-jnp.asarray(margins, core.real_dtype(updates)))
         beta = jnp.exp(jnp.log(logs.size) - jax.nn.logsumexp(logs))
         beta = jnp.where(jnp.isinf(beta), 0, beta)
-        return jax.tree.map(lambda g: beta.astype(g.dtype) * g, updates), state
+        scaled = lambda g: (beta * g.astype(beta.dtype)).astype(g.dtype)
+        return jax.tree.map(scaled, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -95,4 +97,4 @@ def normalized_logistic(
     plain = isinstance(weight_decay, float | int) and weight_decay == 0
     decay = [] if plain else [optax.add_decayed_weights(weight_decay)]
     rate = optax.scale_by_learning_rate(learning_rate)
-    return optax.chain(scale_by_normalized_logistic(), *decay, rate)
+    return optax.chain(scale_by_normalized_logistic(), wide(optax.chain(*decay, rate)))

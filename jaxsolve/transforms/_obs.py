@@ -153,7 +153,7 @@ def obs_prune(
     """
     if not 0 <= sparsity < 1:
         raise ValueError(f"sparsity must be at least 0 and below 1, got {sparsity!r}.")
-    if not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer, got {steps!r}.")
     size = sum(x.size for x in jax.tree.leaves(params))
     target = jnp.asarray(round((1 - sparsity) * size), jnp.int32)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._wide import like, widened
+from jaxsolve.transforms._scaled import binade, dot
+from jaxsolve.transforms._wide import like
 
 
 def perp_grad(
@@ -81,24 +82,61 @@ def perp_grad(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def scale_alignment(grads: chex.ArrayTree, params: chex.ArrayTree) -> chex.Array:
+    r"""Measures how far descent does nothing but scale the params up.
+
+    .. math::
+
+        \frac{\langle -g, \theta \rangle}{\|g\| \|\theta\|}
+
+    Once a classifier fits its data it tends to one: all that gradients still ask for
+    is larger weights, and :func:`perp_grad` takes that away.
+
+    Args:
+        grads: :math:`g`, like params.
+        params: :math:`\theta`.
+
+    Returns:
+        The cosine, zero where either is zero.
+
+    Examples:
+        >>> import jax.numpy as jnp
+        >>> from jaxsolve import transforms
+        >>> g, w = jnp.array([-3.0, 4.0]), jnp.array([2.0, 0.0])
+        >>> print(f"{transforms.scale_alignment(g, w):.1f}")
+        0.6
+
+    References:
+        Prieto, Barsbey, Mediano and Birdal, `Grokking at the Edge of Numerical
+        Stability <https://arxiv.org/abs/2501.04697>`_, 2025.
+    """
+    dtype = core.real_dtype((grads, params))
+    g, _ = _scaled(grads, dtype)
+    w, _ = _scaled(params, dtype)
+    square = dot(g, g, dtype) * dot(w, w, dtype)
+    return -dot(g, w, dtype) / jnp.sqrt(jnp.where(square == 0, 1, square))
+
+
 def _perpendicular(gradient, params, keep_norm):
     """The part of a tree perpendicular to another, as if both were vectors."""
     if sum(x.size for x in jax.tree.leaves(gradient)) <= 1:
         return gradient
-    g, w = widened(gradient), widened(params)
-    total = _inner(g, g)
+    dtype = core.real_dtype((gradient, params))
+    g, unit = _scaled(gradient, dtype)
+    w, _ = _scaled(params, dtype)
+    total = dot(g, g, dtype)
     rest = g
     for _ in range(2):  # twice, since the first time leaves its own rounding
-        square = _inner(w, w)
-        share = _inner(w, rest) / jnp.where(square > 0, square, 1)
+        square = dot(w, w, dtype)
+        share = dot(w, rest, dtype) / jnp.where(square > 0, square, 1)
         rest = core.axpy(-share, w, rest)
-    left = _inner(rest, rest)
+    left = dot(rest, rest, dtype)
     parallel = left <= _rounding(gradient) ** 2 * total
     scale = jnp.ones_like(left)
     if keep_norm:
         ratio = total / jnp.where(parallel, 1, left)
         scale = jnp.sqrt(jnp.where(parallel, 1, ratio))
-    scaled = lambda x: jnp.where(parallel, 0, scale.astype(x.dtype) * x)
+    scaled = lambda x: jnp.where(parallel, 0, unit * (scale * x))
     return like(jax.tree.map(scaled, rest), gradient)
 
 
@@ -109,7 +147,7 @@ def _rounding(tree):
     return max(8 * float(fine), *map(float, leaves))
 
 
-def _inner(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.Array:
-    dtype = core.real_dtype(a)
-    products = jax.tree.map(lambda x, y: jnp.sum(x * y).astype(dtype), a, b)
-    return sum(jax.tree.leaves(products), jnp.zeros((), dtype))
+def _scaled(tree, dtype):
+    """A tree over a power of two near its largest entry, and that."""
+    unit = binade(core.sup_norm(tree).astype(dtype))
+    return jax.tree.map(lambda x: x.astype(dtype) / unit, tree), unit

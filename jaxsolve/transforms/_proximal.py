@@ -46,7 +46,9 @@ def proximal(
     Returns:
         A transformation that needs params, and the extra argument ``data`` where the
         operator depends on data. It belongs at the end of a chain: what comes after it
-        undoes the step. Updates that are not finite pass as they are.
+        undoes the step. Where an update is not finite, in one entry of one leaf, all
+        leaves pass as they are, without a proximal step: ``optax.apply_if_finite``
+        around the chain drops them.
 
     Raises:
         ValueError: if `prox` is not a proximal operator; in update, without params, or
@@ -110,7 +112,9 @@ def projected(
 
     Returns:
         A transformation that needs params, for the end of a chain. Adding its updates
-        to params may miss a bound by rounding, though never the bound zero.
+        to params may miss a bound by rounding, though never the bound zero. Where an
+        update is not finite, in one entry of one leaf, all leaves pass as they are and
+        may leave the set: ``optax.apply_if_finite`` around the chain drops them.
 
     Raises:
         ValueError: if `projection` is not a function; in update, without params.

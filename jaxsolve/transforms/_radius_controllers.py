@@ -9,7 +9,9 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._scaled import dot, scaled_squares
 from jaxsolve.transforms._softmax_radius import TINY, quantile_of, spread_of
+from jaxsolve.transforms._wide import like, widened
 
 
 class SoftmaxRadiusState(NamedTuple):
@@ -51,15 +53,19 @@ def clip_by_softmax_radius(
         window: over how many updates, this one included, the least radius counts: as
             many as batches in an epoch cover all samples.
         difference: :math:`h > 0` for a difference quotient :math:`(z(\theta + h v) -
-            z(\theta)) / h` in place of the product; None for that.
+            z(\theta)) / h` in place of the product; None for that. It must be above
+            the rounding of params: of a change that is rounded, what is left counts,
+            and if nothing is, updates are not a number.
 
     Returns:
         A transformation that needs params and the extra argument ``logits_fn``, as
-        ``logits_fn(params) -> logits``, whose last axis is that of the classes, on the
-        batch of the gradient, without dropout. The scale is a constant to derivatives.
+        ``logits_fn(params) -> logits``, whose last axis is that of the classes, two or
+        more, on the batch of the gradient, without dropout. The scale is a constant to
+        derivatives.
 
     Raises:
-        ValueError: on a number out of its range; in update, without params or logits.
+        ValueError: on a number out of its range; in update, without params, or if the
+            logits are of one class.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -76,11 +82,11 @@ def clip_by_softmax_radius(
         Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026.
     """
 
-    def factor(wanted, tau, real):
+    def rule(wanted, tau, real):
         del real
-        return jnp.minimum(wanted / jnp.where(tau > 0, tau, 1), 1)
+        return ~(tau <= wanted), wanted
 
-    return _controller(factor, target, quantile, window, difference)
+    return _controller(rule, target, quantile, window, difference)
 
 
 def scale_to_softmax_radius(
@@ -103,8 +109,8 @@ def scale_to_softmax_radius(
 
     Args:
         target: :math:`r > 0`.
-        max_norm: :math:`M > 0`, a bound on the step, which would be as good as infinite
-            in a direction that moves no logits.
+        max_norm: :math:`M > 0`, a bound on the step, which would be :math:`10^{12} r
+            \pi` long in a direction that moves no logits.
         quantile: see :func:`clip_by_softmax_radius`, also for the next two.
         window: over how many updates the least radius counts.
         difference: of a difference quotient.
@@ -131,11 +137,10 @@ def scale_to_softmax_radius(
     """
     _check("max_norm", max_norm, 0, np.inf)
 
-    def factor(wanted, tau, real):
-        length = jnp.minimum(wanted, real(max_norm))
-        return jnp.where(tau > 0, length / jnp.where(tau > 0, tau, 1), tau)
+    def rule(wanted, tau, real):
+        return ~(tau == 0), jnp.minimum(wanted, real(max_norm))
 
-    return _controller(factor, target, quantile, window, difference)
+    return _controller(rule, target, quantile, window, difference)
 
 
 def scale_by_logit_spread(
@@ -161,7 +166,8 @@ def scale_by_logit_spread(
         A transformation that needs params and the extra argument ``logits_fn``.
 
     Raises:
-        ValueError: on a bound out of its range; in update, without params or logits.
+        ValueError: on a bound out of its range; in update, without params, or if the
+            logits are of one class.
 
     References:
         Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
@@ -185,8 +191,8 @@ def scale_by_logit_spread(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _controller(factor, target, quantile, window, difference):
-    """Scales updates by a factor of their norm and what is wanted of the radius."""
+def _controller(rule, target, quantile, window, difference):
+    """Gives updates another length, by a rule of theirs and what is wanted of rho."""
     _check("target", target, 0, np.inf)
     _check("quantile", quantile, 0, 1, equal=True)
     _check("difference", difference, 0, np.inf)
@@ -201,23 +207,30 @@ def _controller(factor, target, quantile, window, difference):
         del extra
         fun = _logits(logits_fn, params)
         real = lambda number: core.real_scalar(number, updates)
-        tau = _norm(updates)
-        unit = 1 / jnp.where(tau > 0, tau, 1)
-        # In the dtypes of params: what a product with the Jacobian asks for.
-        v = jax.tree.map(
-            lambda u, x: (unit * u.astype(tau.dtype)).astype(x.dtype), updates, params
+        unit, square = jax.lax.stop_gradient(scaled_squares(updates, real(0)))
+        length, tau = (
+            jnp.sqrt(jnp.where(square == 0, 1, square)),
+            unit * jnp.sqrt(square),
         )
-        slopes = _slopes(fun, params, v, difference)
+        # Not over tau, which may overflow, nor times its inverse, which may vanish.
+        direction = lambda u: u.astype(tau.dtype) / unit / length
+        # In the dtypes of params: what a product with the Jacobian asks for.
+        v = jax.tree.map(lambda u, x: direction(u).astype(x.dtype), updates, params)
+        slopes = _slopes(fun, params, v, difference, square == 0)
         spread = real(quantile_of(spread_of(slopes), quantile))
         known = jnp.where(jnp.isfinite(spread), spread, 0)
         spreads = jnp.roll(state.spreads, 1).at[0].set(known.astype(state.ratio.dtype))
         # The maximum passes on what is not a number in this batch.
         top = jnp.maximum(jnp.max(spreads).astype(tau.dtype), spread)
-        rho = jnp.pi / (top + TINY)
-        scale = jax.lax.stop_gradient(factor(real(target) * rho, tau, real))
-        ratio = jnp.where(jnp.isfinite(top) & jnp.isfinite(tau), tau / rho, 0)
-        new = SoftmaxRadiusState(spreads, ratio.astype(state.ratio.dtype))
-        return _times(scale, updates), new
+        wanted = real(target) * (jnp.pi / (top + TINY))
+        changed, wanted = jax.lax.stop_gradient(rule(wanted, tau, real))
+        wanted = jnp.where(changed, wanted, 0)
+        given = lambda u: (direction(u) * wanted).astype(u.dtype)
+        steps = jax.tree.map(lambda u: jnp.where(changed, given(u), u), updates)
+        most = jnp.finfo(tau.dtype).max
+        ratio = jnp.minimum(tau * ((top + TINY) / jnp.pi), most)
+        ratio = jnp.where(jnp.isfinite(top) & jnp.isfinite(square), ratio, 0)
+        return steps, SoftmaxRadiusState(spreads, ratio.astype(state.ratio.dtype))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -228,28 +241,42 @@ def _logits(logits_fn, params):
             "the logits are those of the params: call "
             "`transform.update(updates, state, params, logits_fn=...)`."
         )
-    return logits_fn
+
+    def fun(params):
+        logits = logits_fn(params)
+        if jnp.ndim(logits) == 0 or jnp.shape(logits)[-1] < 2:
+            raise ValueError(
+                "logits_fn must return logits whose last axis is of two classes or "
+                f"more, got shape {jnp.shape(logits)}; one logit z of two classes is "
+                "`jnp.stack([z, 0 * z], axis=-1)`."
+            )
+        return logits
+
+    return fun
 
 
-def _slopes(fun, params, v, difference):
+def _slopes(fun, params, v, difference, still):
     if difference is None:
         return jax.jvp(fun, (params,), (v,))[1]
-    here, there = fun(params), fun(core.axpy(difference, v, params))
-    return (there - here) / jnp.asarray(difference, here.dtype)
+    start = widened(params)
+    end = jax.tree.map(_rounded, core.axpy(difference, v, start), params)
+    here, there = widened(fun(params)), widened(fun(like(end, params)))
+    # What is left of h by the rounding of params: if nothing, zero over zero.
+    product = lambda a: dot(a, v, core.real_dtype(params))
+    taken = product(optax.tree.sub(end, start)) / jnp.where(still, 1, product(v))
+    return (there - here) / jnp.where(still, 1, taken).astype(here.dtype)
 
 
-def _norm(tree):
-    """The 2-norm, without over- or underflow of squares."""
-    top = core.sup_norm(tree) if jax.tree.leaves(tree) else core.real_scalar(0, tree)
-    unit = jnp.where(top > 0, top, 1)
-    squares = [
-        jnp.sum((x.astype(top.dtype) / unit) ** 2) for x in jax.tree.leaves(tree)
-    ]
-    return top * jnp.sqrt(sum(squares, jnp.zeros((), top.dtype)))
+def _rounded(wide, x):
+    """Rounds to what the dtype of x can hold, which a compiler could leave out."""
+    kind = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(wide, kind.nexp, kind.nmant)
 
 
 def _times(scalar, tree):
-    return jax.tree.map(lambda x: scalar.astype(x.dtype) * x, tree)
+    return jax.tree.map(
+        lambda x: (scalar * x.astype(scalar.dtype)).astype(x.dtype), tree
+    )
 
 
 def _is_known(number):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._wide import like, widened
 
 
@@ -110,42 +111,46 @@ def rolling_ball(
 
         def oracle(z):
             height, slope = jax.value_and_grad(value_fn)(like(z, params))
-            return alpha * real(height), scaled(slope)
+            return alpha * (real(height) - real(value)), scaled(slope)
 
-        height, slope = alpha * real(value), scaled(grad)
-        goal = _center(start, height, slope, scaled(updates), eta, rho, normalize)
+        slope = scaled(grad)
+        goal = _center(start, slope, scaled(updates), eta, rho, normalize)
 
         def pull(z, height, slope):
             return core.axpy(height - goal[1], slope, optax.tree.sub(z, goal[0]))
 
-        def project(carry, _):
-            z, _ = carry
-            force = pull(z, *oracle(z))
-            return (core.axpy(-gamma, force, z), real(optax.tree.norm(force))), None
+        def moved(z, height, slope):
+            force = pull(z, height, slope)
+            return core.axpy(-gamma, force, z), jnp.sqrt(dot(force, force, eta.dtype))
 
-        force = pull(start, height, slope)
-        carry = core.axpy(-gamma, force, start), real(optax.tree.norm(force))
+        def project(carry, _):
+            return moved(carry[0], *oracle(carry[0])), None
+
+        carry = moved(start, real(0), slope)
         if steps > 1:
             carry, _ = jax.lax.scan(project, carry, length=steps - 1)
         end, residual = carry
         residual = residual.astype(state.residual.dtype)
         count = optax.safe_increment(state.count)
-        moved = like(optax.tree.sub(end, start), updates)
-        return moved, RollingBallState(count, residual)
+        new = like(optax.tree.sub(end, start), updates)
+        return new, RollingBallState(count, residual)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _center(point, height, slope, along, eta, radius, normalize):
-    """Where the center of the ball goes: its place and its height."""
-    dot = lambda a, b: jnp.asarray(optax.tree.vdot(a, b), height.dtype)
-    rise = dot(slope, along)
+def _center(point, slope, along, eta, radius, normalize):
+    """Where the center of the ball goes: its place, and its height above the graph.
+
+    Heights count from that of the point, beside which differences would be lost.
+    """
+    inner = lambda a, b: dot(a, b, eta.dtype)
+    rise = inner(slope, along)
     if normalize:
-        length = jnp.sqrt(dot(along, along) + rise**2)
+        length = jnp.sqrt(inner(along, along) + rise**2)
         eta = eta / jnp.where(length == 0, 1, length)
-    lean = radius / jnp.sqrt(1 + dot(slope, slope))
+    lean = radius / jnp.sqrt(1 + inner(slope, slope))
     place = core.axpy(-eta, along, core.axpy(-lean, slope, point))
-    return place, height + lean - eta * rise
+    return place, lean - eta * rise
 
 
 def _times(scalar, tree):

@@ -27,6 +27,7 @@ def softmax_radius(slopes: chex.Array, quantile: chex.Numeric = 1.0) -> chex.Arr
         >>> print(transforms.softmax_radius(jnp.array([[1.0, 0.0], [0.5, -1.5]])))
         1.5707964
     """
+    slopes = _as_float(slopes, jnp.result_type(float))
     return jnp.pi / (quantile_of(spread_of(slopes), quantile) + TINY)
 
 
@@ -49,8 +50,16 @@ def binary_radius(gap: chex.Numeric, slope: chex.Numeric) -> chex.Array:
         >>> print(f"{transforms.binary_radius(2.0, 1.0):.2f}")
         3.72
     """
-    gap, slope = jnp.asarray(gap), jnp.asarray(slope)
+    gap = _as_float(gap, jnp.result_type(float))
+    slope = _as_float(slope, gap.dtype)
     return jnp.hypot(gap, jnp.asarray(jnp.pi, gap.dtype)) / jnp.abs(slope)
+
+
+def _as_float(number, dtype):
+    """An array of floats: those of integers have the given dtype."""
+    number = jnp.asarray(number)
+    floating = jnp.issubdtype(number.dtype, jnp.floating)
+    return number if floating else number.astype(dtype)
 
 
 def spread_of(logits: chex.Array) -> chex.Array:

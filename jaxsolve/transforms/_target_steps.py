@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._scaled import dot, scaled_squares
 
 _SOFT = 1e-5  # added to the weights of Newton-like distances.
 
@@ -43,11 +44,11 @@ def adagrad_target_step(scale: chex.Numeric) -> TargetStep:
 
     def update(memory, count, targets, grad, value_fn):
         del count, targets, value_fn
-        total = memory + _dot(grad, grad, memory.dtype)
-        root = jnp.sqrt(jnp.where(total > 0, total, 1))
-        return jnp.asarray(scale, memory.dtype) / root, jnp.where(
-            jnp.isfinite(total), total, memory
-        )
+        unit, total = scaled_squares(grad, memory)  # the memory is the root of the sum
+        root = unit * jnp.sqrt(jnp.where(total == 0, 1, total))
+        known = jnp.isfinite(root) & (total > 0)
+        stepsize = jnp.asarray(scale, memory.dtype) / root
+        return stepsize, jnp.where(known, root, memory)
 
     return TargetStep(lambda like: core.real_scalar(0, like), update)
 
@@ -77,7 +78,7 @@ def armijo_target_step(
         shrink: :math:`\beta`, in (0, 1).
         growth: :math:`\gamma \ge 1`.
         least: the least stepsize, positive.
-        most: the largest.
+        most: the largest, at least `least`.
 
     Returns:
         A `TargetStep`, for `target_surrogate`, which then needs the extra argument
@@ -90,6 +91,8 @@ def armijo_target_step(
     _check("decrease", decrease, 0, 1)
     _check("shrink", shrink, 0, 1)
     _check("least", least, 0, np.inf)
+    _check_least("growth", growth, 1)
+    _check_least("most", most, least)
 
     def update(memory, count, targets, grad, value_fn):
         del count
@@ -100,7 +103,7 @@ def armijo_target_step(
             )
         real = lambda number: jnp.asarray(number, memory.dtype)
         low, high, c = real(least), real(most), real(decrease)
-        start, square = real(value_fn(targets)), _dot(grad, grad, memory.dtype)
+        start, square = real(value_fn(targets)), dot(grad, grad, memory.dtype)
 
         def going_on(search):
             eta, enough = search
@@ -137,7 +140,7 @@ def as_target_step(stepsize: Any) -> TargetStep:
 def squared_divergence(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.Array:
     r"""Half of the squared distance, :math:`\|f - z\|^2 / 2`, for any smooth loss."""
     change = optax.tree.sub(new, old)
-    return _dot(change, change, core.real_dtype(new)) / 2
+    return dot(change, change, core.real_dtype(new)) / 2
 
 
 def logistic_divergence(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.Array:
@@ -152,7 +155,7 @@ def logistic_divergence(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.Array:
         return (p * (1 - p) + _SOFT) * (f - z)
 
     return (
-        _dot(
+        dot(
             jax.tree.map(weigh, new, old),
             optax.tree.sub(new, old),
             core.real_dtype(new),
@@ -174,7 +177,7 @@ def softmax_divergence(new: chex.ArrayTree, old: chex.ArrayTree) -> chex.Array:
         return p * (change - mean) + _SOFT * change
 
     return (
-        _dot(
+        dot(
             jax.tree.map(weigh, new, old),
             optax.tree.sub(new, old),
             core.real_dtype(new),
@@ -207,18 +210,21 @@ def bregman_divergence(potential: Callable) -> Callable:
 
     def divergence(new, old):
         height, slope = jax.value_and_grad(potential)(old)
-        linear = _dot(slope, optax.tree.sub(new, old), height.dtype)
+        linear = dot(slope, optax.tree.sub(new, old), height.dtype)
         return potential(new) - height - linear
 
     return divergence
 
 
-def _dot(a, b, dtype):
-    wide = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
-    return jnp.asarray(optax.tree.vdot(wide(a), wide(b)), dtype)
-
-
 def _check(name, value, low, high):
-    known = isinstance(value, float | int | np.ndarray | np.generic)
-    if known and not low < value < high:
+    if _is_known(value) and not low < value < high:
         raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}.")
+
+
+def _check_least(name, value, least):
+    if _is_known(value) and _is_known(least) and not value >= least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
+
+
+def _is_known(value):
+    return isinstance(value, float | int | np.ndarray | np.generic)

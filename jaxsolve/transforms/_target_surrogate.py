@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._target_steps import (
     TargetStep,
     as_target_step,
@@ -103,9 +104,9 @@ def target_surrogate(
         raise ValueError(f"tol must be at least 0, got {tol!r}.")
 
     def init(params):
-        none = jnp.zeros((), jnp.int32)
+        none = lambda: jnp.zeros((), jnp.int32)  # two arrays, which may be donated
         zero = core.real_scalar(0, params)
-        return TargetSurrogateState(none, zero, none, rule.init(params))
+        return TargetSurrogateState(none(), zero, none(), rule.init(params))
 
     def update(updates, state, params=None, *, target_fn, target_grad, **extra):
         start = _start(params)
@@ -118,7 +119,7 @@ def target_surrogate(
 
         def surrogate(theta):
             new = model(theta)
-            linear = optax.tree.vdot(grad, optax.tree.sub(new, targets))
+            linear = dot(grad, optax.tree.sub(new, targets), eta.dtype)
             return real(linear) + real(divergence(new, targets)) / real(eta)
 
         def step(carry):
@@ -126,7 +127,7 @@ def target_surrogate(
             value, slope = jax.value_and_grad(surrogate)(theta)
             given = dict(value=value, grad=slope, value_fn=surrogate)
             new, new_memory = advance(slope, memory, theta, **given)
-            done = real(optax.tree.norm(slope)) <= real(tol)
+            done = jnp.sqrt(dot(slope, slope, value.dtype)) <= real(tol)
             theta, memory = core.where(done, (theta, memory), (new, new_memory))
             return theta, memory, jnp.where(done, taken, taken + 1), done
 

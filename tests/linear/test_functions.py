@@ -118,7 +118,7 @@ def test_log_determinants_are_as_near_as_their_errors_say(x64):
     np.testing.assert_allclose(spectrum.values[:, -1], 20, rtol=1e-5)
     found = linear.spectral_sum(spectrum, jnp.log)
     exact = np.sum(np.log(values))
-    assert abs(exact + 175.6) < 0.1 and found.error < 4
+    assert abs(exact + 175.6) < 0.1 and found.error < 5
     assert abs(found.value - exact) < 3 * found.error
     other = linear.trace_of_function(jnp.log, matrix, steps=20, key=KEY, samples=30)
     np.testing.assert_allclose(found, other, rtol=1e-9)

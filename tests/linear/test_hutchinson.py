@@ -124,6 +124,37 @@ def test_estimates_are_differentiable_through_their_samples(x64):
     np.testing.assert_allclose(jax.grad(trace)(3.0), 6 * trace(1.0), rtol=1e-10)
 
 
+def test_derivatives_of_hutch_plus_plus_are_unbiased(x64):
+    """Exact where the sketch finds everything, or what is left is diagonal."""
+    change, plus = jnp.asarray(A), linear.hutch_plus_plus
+
+    def slope(matrix, change, **options):
+        along = lambda t: plus(matrix + t * change, **options).value
+        return jax.grad(along)(0.0)
+
+    ones = jnp.ones((8, 8))  # of rank one, whose sketch has no QR derivative
+    found = slope(ones, ones, key=KEY, samples=6)
+    np.testing.assert_allclose(found, 8, rtol=1e-10)
+    whole = slope(jnp.eye(7), change, key=KEY, samples=30)
+    np.testing.assert_allclose(whole, np.trace(A), rtol=1e-10)
+    sharp = jnp.diag(jnp.asarray([50.0, 20, 5, 1, 0.5, 0.2, 0.1]))
+    keys = jax.random.split(KEY, 2000)
+    each = jax.lax.map(
+        lambda k: slope(sharp, change, key=k, samples=6), keys, batch_size=200
+    )
+    error = jnp.std(each) / len(keys) ** 0.5
+    assert abs(jnp.mean(each) - np.trace(A)) < 3 * error < 0.05 * np.trace(A)
+
+
+def test_errors_of_huge_and_tiny_traces_are_in_range():
+    matrix = np.ones((4, 4), np.float32)
+    plain = linear.hutchinson_trace(matrix, key=KEY, samples=8)
+    for size in (1e-30, 1e30):
+        scaled = linear.hutchinson_trace(size * matrix, key=KEY, samples=8)
+        found = jnp.stack(scaled) / size
+        np.testing.assert_allclose(found, jnp.stack(plain), rtol=1e-5)
+
+
 def test_narrow_leaves_are_summed_in_wide_ones():
     like = jnp.zeros(4096, jnp.bfloat16)
     found = linear.hutchinson_trace(lambda v: 1 * v, like, key=KEY)

@@ -95,6 +95,42 @@ def test_in_float32_there_are_no_ghosts_of_large_eigenvalues():
     np.testing.assert_allclose(gram, np.eye(60), atol=2e-6)
 
 
+def test_norms_of_any_size_are_in_the_range_of_float32():
+    @jax.jit
+    def run(size, start):
+        operator = lambda v: size * jnp.array([1.0, 2.0, 5.0]) * v
+        root = lambda x: jnp.sqrt(x / size)
+        image = linear.matrix_function(root, operator, start, 3)
+        return linear.lanczos(operator, start, 3), image
+
+    for size in (1e-30, 1e-24, 1.0, 1e20, 1e37):
+        for length in (1e-35, 1e-25, 1.0, 1e25, 1e37):
+            krylov, image = run(jnp.float32(size), jnp.full(3, length))
+            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+            assert krylov.rank == 3
+            close(krylov.norm / length, 3**0.5)
+            close(krylov.values / size, [1, 2, 5])
+            close(krylov.weights, np.full(3, 1 / 3))
+            close(image / length, [1, 2**0.5, 5**0.5])
+
+
+def test_a_norm_beyond_float32_is_seen_and_no_breakdown():
+    for bad in (jnp.inf, jnp.nan):
+        krylov = linear.lanczos(lambda v, c=bad: c * v, jnp.array([1.0, 2.0]), 2)
+        assert not np.any(np.isfinite(krylov.values))
+    long = linear.lanczos(jnp.diag(jnp.array([3e38, 3e38])), jnp.ones(2), 2)
+    assert long.rank == 1 or not np.any(np.isfinite(long.values))
+    endless = linear.lanczos(jnp.eye(8), jnp.full(8, 3e38), 2)
+    assert not np.any(np.isfinite(endless.values)) and endless.rank == 2
+
+
+def test_norms_are_differentiable(x64):
+    start = jnp.array([3.0, -4.0, 0.0])
+    norm = lambda v: linear.lanczos(jnp.diag(jnp.arange(3.0)), v, 1).norm
+    np.testing.assert_allclose(jax.grad(norm)(start), [0.6, -0.8, 0], rtol=1e-12)
+    assert np.all(jax.grad(norm)(jnp.zeros(3)) == 0)
+
+
 def test_operators_come_in_three_forms():
     matrix = jnp.asarray(symmetric(np.arange(1.0, 6)), jnp.float32)
     start = jnp.ones(5)

@@ -68,3 +68,6 @@ def test_bad_input_is_refused():
         online.sparse_net(3, 4, 0.1)
     with pytest.raises(ValueError, match="epsilon"):
         online.sparse_net(3, 1, 0.0)
+    for epsilon in (-0.1, np.nan, np.inf, np.ones(2)):
+        with pytest.raises(ValueError, match="epsilon"):
+            online.candidate_elimination(np.eye(2), np.ones(2), np.eye(2), epsilon)

@@ -91,7 +91,19 @@ def test_one_learner_alone_plays_as_mirror_descent(x64):
     np.testing.assert_allclose(*out, atol=1e-14)
 
 
-@pytest.mark.parametrize("etas", [np.zeros((0,)), 0.1, np.array([0.1, -0.1])])
+def test_no_loss_is_lost_over_many_rounds_in_single_precision():
+    """Of sums near 2e7, neighbours in float32 are two apart."""
+    rounds, grad = 20_000, np.float32(-1000.3)
+    learner = online.ensemble(online.linear_loss, BALL, ETAS, 2.0, 1.0)
+    out = core.scan(learner, jnp.zeros(1), jnp.full((rounds, 1), grad))
+    # From the second round on, all play one; the way there costs 2 L.
+    expected = (rounds - 1) * float(grad) + 2
+    np.testing.assert_allclose(out.state.losses, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "etas", [np.zeros((0,)), 0.1, np.array([0.1, -0.1]), np.array([0.1, np.inf])]
+)
 def test_stepsizes_that_make_no_sense_are_refused(etas):
     with pytest.raises(ValueError, match="stepsizes"):
         online.ensemble(bowl, BALL, etas, 2.0, 1.0)

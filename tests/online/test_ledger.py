@@ -40,7 +40,7 @@ def test_books_are_the_sums_of_the_card(oracle, least, x64):
     lost = np.sum(gradients**2) / 2
     others = np.sum((rivals[:, None] - targets) ** 2, (1, 2)) / 2
     surprise = np.diff(gradients, axis=0, prepend=np.zeros((1, 3)))
-    np.testing.assert_allclose(state.linear, linear, rtol=1e-12)
+    np.testing.assert_allclose(state.total, gradients.sum(0), rtol=1e-12)
     np.testing.assert_allclose(state.regret, linear - least(gradients.sum(0)))
     np.testing.assert_allclose(state.loss, lost, rtol=1e-12)
     np.testing.assert_allclose(state.rivals, others, rtol=1e-12)
@@ -80,8 +80,36 @@ def test_rounds_that_are_skipped_are_not_booked():
     targets = jnp.ones((3, 2))
     bad = jnp.concatenate([targets[:1], jnp.full((1, 2), jnp.nan), targets[1:]])
     one, other = (core.scan(booked, jnp.zeros(2), z).state for z in (targets, bad))
-    for name in ("regret", "excess", "loss", "linear", "path", "variation"):
+    for name in ("regret", "excess", "loss", "total", "path", "variation"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_small_regret_is_right_after_many_large_losses_in_single_precision():
+    rounds, losses = 20_000, np.array([1000.3, 1000.5], np.float32)
+    hedge = online.ftrl(online.linear_loss, prox.entropy_map(), 0.01)
+    experts = np.eye(2, dtype=np.float32)
+    booked = online.ledger(hedge, prox.simplex_vertex(), online.linear_loss, experts)
+    data = jnp.tile(losses, (rounds, 1))
+    keep = lambda params, state: params
+    out = core.scan(booked, jnp.ones(2) / 2, data, record=keep)
+    plays = np.concatenate([np.ones((1, 2)) / 2, out.history[:-1]])
+    losses = losses.astype(float)
+    exact = np.sum(plays[:, 1]) * (losses[1] - losses[0])
+    assert 50 < exact < 100  # of losses of two tens of millions
+    np.testing.assert_allclose(out.state.regret, exact, rtol=1e-3)
+    np.testing.assert_allclose(out.state.excess, exact, rtol=0.01)
+    np.testing.assert_allclose(out.state.rivals, rounds * losses, rtol=1e-7)
+
+
+def test_comparator_that_loses_no_number_does_not_spoil_the_others():
+    fun = lambda x, prices: -jnp.sum(jnp.log(x * prices))
+    learner = online.mirror_descent(fun, prox.entropy_map(), 0.1)
+    rivals = np.array([[0.5, 0.5], [1.5, -0.5], [1.0, 0.0]], np.float32)
+    booked = online.ledger(learner, prox.simplex_vertex(), fun, rivals)
+    state = core.scan(booked, jnp.array([0.2, 0.8]), jnp.ones((3, 2))).state
+    assert list(np.isfinite(state.rivals)) == [True, False, False]
+    assert state.excess > 0
+    np.testing.assert_allclose(state.excess, state.loss - state.rivals[0], rtol=1e-5)
 
 
 def test_ledger_of_an_optax_chain_is_kept_inside_jit():

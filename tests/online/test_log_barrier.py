@@ -72,7 +72,8 @@ def test_bad_input_of_the_layer():
             layer(bad)
     with pytest.raises(ValueError, match="stepsize"):
         layer(jnp.zeros(2), -1.0)
-    assert np.all(np.isnan(layer(jnp.array([0.0, np.nan]))))
+    for bad in ([0.0, np.nan], [0.0, -np.inf], [np.inf, np.inf]):
+        assert np.all(np.isnan(layer(jnp.array(bad))))
     assert np.all(np.isnan(jax.jit(layer)(jnp.zeros(2), -1.0)))
 
 
@@ -105,8 +106,30 @@ def test_certificate_holds_for_losses_of_any_size_and_sign(x64):
     y = 0.99 * best + 0.01 / 6
     regret = jnp.sum((p - y[:, None]) * losses, (1, 2))
     barrier = -jnp.sum(jnp.log(6 * y), 1)
-    bound = barrier / etas + etas * jnp.sum((p * losses) ** 2, (1, 2))
+    bound = barrier / etas + etas * jnp.sum(p * losses**2, (1, 2))
     assert np.all(regret <= bound)
+
+
+def test_certificate_survives_many_small_losses_and_one_that_takes_all_back(x64):
+    small = np.tile([98 / 400, 0.0], (400, 1))
+    losses = jnp.asarray(np.concatenate([small, [[-98.0, 0.0]]]))
+    learner = online.log_barrier_ftrl(online.linear_loss, 1.0)
+    keep = lambda params, state: params
+    plays = core.scan(learner, jnp.ones(2) / 2, losses, record=keep).history
+    p = jnp.concatenate([jnp.ones((1, 2)) / 2, plays[:-1]])
+    regret = jnp.sum((p - 0.5) * losses)  # the barrier of (1/2, 1/2) is zero
+    np.testing.assert_allclose(regret, 3.28, atol=0.005)
+    # With p squared it holds where eta p c is at least -1/2 only.
+    np.testing.assert_allclose(jnp.sum((p * losses) ** 2), 1.135, atol=0.005)
+    assert jnp.min(p * losses) < -0.5 and regret <= jnp.sum(p * losses**2)
+
+
+def test_losses_whose_squares_overflow_are_played():
+    learner = online.log_barrier_ftrl(online.linear_loss, 0.5)
+    losses = jnp.tile(jnp.array([0.0, 1e20, -1e20]), (3, 1))
+    out = core.scan(learner, jnp.ones(3) / 3, losses)
+    assert out.state.skipped == 0 and jnp.isfinite(out.state.variation)
+    np.testing.assert_allclose(out.params, layer(losses.sum(0), 0.5), rtol=1e-5)
 
 
 def test_bandit_learner_finds_the_best_arm():

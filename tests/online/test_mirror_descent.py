@@ -164,6 +164,27 @@ def test_bfloat16_plays_lose_no_small_steps():
     np.testing.assert_allclose(out.state.point, 0.9, rtol=1e-4)
 
 
+def test_variation_that_overflows_costs_no_round():
+    ways = jnp.tile(jnp.array([[1e19], [-1e19]]), (4, 1))
+    learner = online.mirror_descent(online.linear_loss, BALL, 1e-20)
+    out = core.scan(learner, jnp.zeros(1), ways)
+    assert out.state.skipped == 0 and out.state.status == Status.RUNNING
+    assert out.state.variation == jnp.finfo(jnp.float32).max
+
+
+@pytest.mark.parametrize("learner", [online.ftrl, online.log_barrier_ftrl])
+def test_no_loss_is_lost_over_many_rounds_in_single_precision(learner):
+    """Of sums near 2e7, neighbours in float32 are two apart."""
+    lazy = learner is online.ftrl
+    learner = learner(online.linear_loss, *[prox.entropy_map()] * lazy, 1e-4)
+    rounds, losses = 20_000, np.array([1000.3, 1000.5], np.float32)
+    out = core.scan(learner, jnp.ones(2) / 2, jnp.tile(losses, (rounds, 1)))
+    apart = jnp.array([0.0, rounds * np.diff(losses.astype(float))[0]])
+    layer = online.log_barrier_simplex
+    expected = jax.nn.softmax(-1e-4 * apart) if lazy else layer(apart, 1e-4)
+    np.testing.assert_allclose(out.params, expected, rtol=1e-3)
+
+
 def test_schedule_that_ends_at_zero_stays_where_it_is():
     decay = lambda count: 0.1 * (3 - jnp.float32(count))
     learner = online.mirror_descent(online.linear_loss, prox.euclidean_map(), decay)

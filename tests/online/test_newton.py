@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from jaxsolve import core, online, prox
+from jaxsolve import Status, core, online, prox
 
 RNG = np.random.default_rng(0)
 BETA, BOUND = 0.3, 1.5
@@ -41,6 +41,14 @@ SETS = {
 }
 
 
+ATOL = {
+    ("ball", np.float32): 1e-4,
+    ("box", np.float32): 1e-3,
+    ("ball", np.float64): 1e-12,
+    ("box", np.float64): 1e-11,
+}
+
+
 def card(rows, answers, onto, optimistic):
     """The card in its order: hints are played, then gradients are booked."""
     n = rows.shape[1]
@@ -70,6 +78,37 @@ def test_plays_are_the_cards(name, optimistic, x64):
     np.testing.assert_allclose(out.state.metric, metric, rtol=1e-10)
     product = out.state.metric @ out.state.inverse
     np.testing.assert_allclose(product, np.eye(4), atol=1e-12)
+
+
+def hard(rounds):
+    """Rows of sizes 10 to 0.3 and noisy answers, whose best point is out of the set."""
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(rounds, 4)) * [10, 3, 1, 0.3]
+    return rows, rows @ [0.9, -0.8, 1.5, 2.0] + 5 * rng.normal(size=rounds)
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_plays_are_exact_in_metrics_of_large_condition(name, dtype, x64):
+    domain, onto = SETS[name]
+    data = jax.tree.map(lambda x: jnp.asarray(x, dtype), hard(300))
+    learner = online.online_newton(square, domain, 0.5, 1.0)
+    keep = lambda params, state: (params, state.point, state.grad, state.metric)
+    out = core.scan(learner, jnp.zeros(4, dtype), data, record=keep)
+    assert out.state.skipped == 0 and np.linalg.cond(out.state.metric) > 1000
+    atol = ATOL[name, dtype]
+    history = (np.asarray(entry, float) for entry in out.history)
+    for play, point, grad, metric in zip(*history, strict=True):
+        expected = onto(point - np.linalg.solve(metric, grad), metric)
+        np.testing.assert_allclose(play, expected, atol=atol)
+
+
+def test_round_whose_minimiser_is_not_found_is_skipped_and_counted():
+    domain = online.quadratic_set(prox.box(-0.3, 0.4), max_steps=2)
+    data = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), hard(20))
+    out = core.scan(online.online_newton(square, domain, 0.5, 1.0), jnp.zeros(4), data)
+    assert 0 < out.state.skipped <= 20 and out.status == Status.DIVERGED
+    assert np.all((out.params >= -0.3) & (out.params <= 0.4))
 
 
 def test_inverse_stays_one_over_many_rounds_in_single_precision():
@@ -122,7 +161,8 @@ def test_quadratics_over_sets_are_differentiated_by_their_optimality(name, size,
 
 def test_lanes_inside_and_outside_of_the_ball_do_not_touch():
     learner = online.online_newton(square, online.quadratic_ball(1.0), BETA, BOUND)
-    rows = jnp.asarray(RNG.normal(size=(6, 2)), jnp.float32)
+    rng = np.random.default_rng(0)
+    rows = jnp.asarray(rng.normal(size=(6, 2)), jnp.float32)
     run = lambda size: (
         core.scan(learner, jnp.zeros(2), (rows, size * rows[:, 0])).params
     )

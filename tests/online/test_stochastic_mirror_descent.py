@@ -7,19 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsolve import core, online, prox
+from jaxsolve import core, online, prox, schedules
 
 PLANE = prox.euclidean_map()
-
-
-def linear_decay(scale, rounds):
-    """eta (T - t + 1) / T^(3/2), of t - 1."""
-
-    def schedule(count):
-        left = rounds - jnp.asarray(count, float)
-        return scale * left / rounds**1.5
-
-    return schedule
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -57,9 +47,8 @@ def test_last_iterate_stays_below_the_proved_gap(rounds, x64):
     offsets = rows @ best
     fun = lambda x, _: jnp.max(jnp.abs(rows @ x - offsets))
     size = np.linalg.norm(best)
-    schedule = lambda count: (
-        size * (rounds - jnp.asarray(count, float)) / (rounds + 1) ** 1.5
-    )
+    scale = size * (rounds / (rounds + 1)) ** 1.5
+    schedule = schedules.nonsmooth_last_iterate(scale, rounds)
     solver = online.stochastic_mirror_descent(fun, PLANE, schedule)
     x = core.scan(solver, jnp.zeros(30), jnp.zeros(rounds)).params
     assert 0 < fun(x, None) <= size / np.sqrt(rounds + 1)
@@ -70,13 +59,21 @@ def test_last_iterate_of_a_noisy_magnitude_is_far_better_by_linear_decay(x64):
     errors = {}
     for rounds in (100, 1000):
         noise = np.random.default_rng(3).normal(size=(40, rounds))
-        root = lambda count: 1 / jnp.sqrt(jnp.asarray(count, float) + 1)
-        for name, stepsize in (("root", root), ("linear", linear_decay(1.0, rounds))):
+        linear = schedules.nonsmooth_last_iterate(1.0, rounds)
+        laws = dict(
+            linear=linear,
+            reversed=lambda count, law=linear, last=rounds - 1: law(last - count),
+            constant=schedules.convex_last_iterate(1.0, steps=rounds),
+            root=schedules.convex_last_iterate(1.0),
+        )
+        for name, stepsize in laws.items():
             solver = online.stochastic_mirror_descent(fun, PLANE, stepsize)
             out = last(solver, jnp.asarray(1.0), jnp.asarray(noise))
             errors[name, rounds] = np.mean(np.abs(out))
-    assert errors["linear", 1000] < 1e-3 < 1e-2 < errors["root", 1000]
-    assert errors["linear", 100] < errors["root", 100] / 5
+    assert errors["linear", 1000] < 1e-3
+    for name in ("reversed", "constant", "root"):
+        assert errors["linear", 1000] < errors[name, 1000] / 10
+        assert errors["linear", 100] < errors[name, 100] / 5
 
 
 def lasso(rng):
@@ -102,11 +99,11 @@ def test_gap_of_the_last_iterate_falls_at_the_rates_of_the_card(x64):
     fun, gap = lasso(rng)
     rounds, noise = (250, 1000, 4000), rng.normal(size=(12, 4000, 20))
     laws = {
-        "root": lambda T: (
-            lambda k: jnp.minimum(1 / 7.2, 0.3 / jnp.sqrt(jnp.asarray(k, float) + 1))
+        "root": lambda T: schedules.convex_last_iterate(0.3, 3.6),
+        "linear": lambda T: (
+            lambda k: jnp.minimum(1 / 7.2, schedules.nonsmooth_last_iterate(3.0, T)(k))
         ),
-        "linear": lambda T: lambda k: jnp.minimum(1 / 7.2, linear_decay(3.0, T)(k)),
-        "strong": lambda T: lambda k: 1 / (0.5 * (jnp.asarray(k, float) + 1 + 2 * 7.2)),
+        "strong": lambda T: schedules.strongly_convex_last_iterate(0.5, 3.6),
     }
     slopes = {}
     for name, law in laws.items():

@@ -78,6 +78,27 @@ def test_statistics_of_parts_are_merged_exactly(x64):
         schedules.inner_product_test()(merged)
 
 
+def test_statistics_of_parts_of_one_sample_or_none_are_merged_exactly(x64):
+    masked = lambda which: schedules.batch_statistics(samples(), mask=which)
+    index = np.arange(24)
+    for left in (index < 0, index < 1, index < 2, index < 24):
+        for right in (index >= 24, index >= 23, index >= 2):
+            parts = masked(jnp.asarray(left)), masked(jnp.asarray(right))
+            merged = schedules.merge_statistics(*parts)
+            taken = np.concatenate([FLAT[left], FLAT[right]])
+            assert merged.count == len(taken)
+            if len(taken) > 1:
+                assert_statistics(merged, taken, along=False)
+            else:
+                mean = taken.sum(0)  # of one, or zero of none
+                np.testing.assert_allclose(flat(merged.mean), mean, rtol=1e-12)
+                assert np.all(np.isnan(flat(merged.variance)))
+    one_by_one = masked(jnp.asarray(index < 0))
+    for i in range(24):
+        one_by_one = schedules.merge_statistics(one_by_one, masked(jnp.arange(24) == i))
+    assert_statistics(one_by_one, FLAT, along=False)
+
+
 def test_statistics_of_padded_batches_see_the_mask_only(x64):
     padded = jax.tree.map(
         lambda x: jnp.concatenate([x, jnp.full_like(x[:8], jnp.nan)]), samples()
@@ -192,11 +213,18 @@ def test_ladders_have_few_sizes():
     assert sizes(huge, [3e8, 1e30]) == [2**29, 2**30]
 
 
+def test_tests_may_return_python_numbers():
+    for test in (lambda batch: 9, lambda batch: 9.0):
+        assert sizes(schedules.adaptive_batch_size(test, 4, 64), [0]) == [16]
+
+
 def test_growth_is_capped_and_tests_are_rare_if_wanted():
     controller = schedules.adaptive_batch_size(
         demand, 4, 1000, ladder=False, interval=2, growth=2.0
     )
     assert sizes(controller, [900] * 5) == [4, 8, 8, 16, 16]
+    ladder = schedules.adaptive_batch_size(demand, 4, 1000, growth=1.5)
+    assert sizes(ladder, [900] * 3) == [8, 16, 32]  # rounded up to rungs
 
 
 def test_controllers_compile_once_and_count_samples():

@@ -131,13 +131,39 @@ def last_error(schedule, steps, seeds=40):
     return float(jnp.mean(jax.vmap(single)(jax.random.split(jax.random.key(0), seeds))))
 
 
-def test_linear_schedules_leave_a_far_smaller_last_error_than_others():
-    steps, scale = 1000, 1 / np.sqrt(2)
-    linear = last_error(schedules.nonsmooth_last_iterate(scale, steps), steps)
+def test_linear_schedules_leave_a_tenth_of_the_last_error_of_others():
+    steps, scale = 1000, 1 / np.sqrt(2)  # D / sqrt(G^2 + sigma^2)
+    falling = schedules.nonsmooth_last_iterate(scale, steps)
+    linear = last_error(falling, steps)
     decay = last_error(schedules.linear_decay(scale / np.sqrt(steps), steps), steps)
     root = last_error(schedules.convex_last_iterate(scale), steps)
     constant = last_error(schedules.convex_last_iterate(scale, steps=steps), steps)
-    assert max(linear, decay) < 0.1 * min(root, constant)
+    rising = last_error(lambda count: falling(steps - 1 - count), steps)
+    assert max(linear, decay) < 0.1 * min(root, constant, rising)
+    assert max(linear, decay) <= 1 / (scale * np.sqrt(steps))
+
+
+@pytest.mark.parametrize("steps", [10**6, 10**7, 3 * 10**7, 2**31 - 1])
+def test_steps_before_the_end_of_long_runs_are_exact_in_single_precision(steps):
+    before = np.array([0, 1, 2, 3, 10, 1001])
+    counts = jnp.asarray(steps - 1 - before, jnp.int32)
+    past = jnp.asarray(2**31 - 1, jnp.int32)  # where counts of optax end
+    decay = schedules.linear_decay(1.0, steps)
+    falling = schedules.nonsmooth_last_iterate(np.sqrt(steps), steps)
+    table = schedules.tabulated(jnp.arange(4.0)[::-1], steps)
+    size = np.float32(steps)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)
+    for map_ in (jax.vmap, lambda law: jax.jit(jax.vmap(law))):
+        close(map_(decay)(counts), before / size)
+        close(map_(falling)(counts), (before + 1) / size)
+        close(map_(table)(counts), 4 * before / size)
+    assert decay(past) == 0 and decay(past).dtype == jnp.float32
+    assert table(past) == 0
+    if steps < 2**31 - 1:
+        whole = jnp.float32(steps)  # as inject_hyperparams gives it
+        traced = jax.jit(lambda t, c: schedules.linear_decay(1.0, t)(c))
+        close([traced(whole, c) for c in counts], before / size)
+        assert falling(past) == 0
 
 
 def test_slopes_of_the_gap_are_those_of_the_rates(x64):
@@ -205,6 +231,7 @@ def test_tables_are_stretched_between_their_values():
         (lambda: schedules.last_iterate_scale(1.0, 0.0), "larger of noise"),
         (lambda: schedules.last_iterate_scale(1.0, 1.0, failure=1.0), "failure must"),
         (lambda: schedules.linear_decay(-1.0, 4), "peak_value must lie"),
+        (lambda: schedules.linear_decay(1.0, 2**31), "steps must lie"),
         (lambda: schedules.linear_decay(1.0, 4, warmup_steps=-1), "warmup_steps must"),
         (lambda: schedules.tabulated(jnp.ones((2, 2))), "values must be one axis"),
         (lambda: schedules.tabulated(jnp.ones(0)), "values must be one axis"),

@@ -8,8 +8,6 @@ import pytest
 
 from jaxsolve import schedules
 
-RNG = np.random.default_rng(0)
-
 
 def card(eigenvalue, noise, batch, dataset=np.inf):
     """The card's A, in NumPy."""
@@ -27,10 +25,10 @@ def test_eigenvalues_of_batches_are_the_cards(x64, eigenvalue, batch, dataset):
 
 
 def test_outliers_of_random_matrices_are_where_they_are_predicted():
-    n = 400
-    v = RNG.normal(size=n)
+    n, rng = 400, np.random.default_rng(0)
+    v = rng.normal(size=n)
     signal = 3 * np.outer(v, v) / (v @ v)
-    noise = RNG.normal(size=(n, n))
+    noise = rng.normal(size=(n, n))
     noise = (noise + noise.T) / (2 * n) ** 0.5  # entries of variance 1 / n
     for s in (1.0, 4.0, 16.0):
         largest = np.linalg.eigvalsh(signal + s**0.5 * noise)[-1]
@@ -40,13 +38,13 @@ def test_outliers_of_random_matrices_are_where_they_are_predicted():
 
 
 def test_rates_grow_with_batches_of_gaussian_features_and_saturate():
-    P, sizes = 100, np.array([25, 50, 200, 800])
+    rng, P, sizes = np.random.default_rng(0), 100, np.array([25, 50, 200, 800])
     scale = np.ones(P)
     scale[0] = 6**0.5
     largest = []
     for size in sizes:
-        draws = [scale * RNG.normal(size=(size, P)) for _ in range(4)]
-        top = [np.linalg.norm(x, 2) ** 2 / size for x in draws]
+        draws = [scale * rng.normal(size=(size, P)) for _ in range(50)]
+        top = [np.linalg.eigvalsh(x.T @ x)[-1] / size for x in draws]
         largest.append(np.mean(top))
     measured = 2 / np.array(largest)
     assert np.all(np.diff(measured) > 0) and measured[-1] < 1 / 3
@@ -63,6 +61,14 @@ def test_rates_are_linear_in_small_batches_and_constant_in_large_ones(x64):
     outlier = schedules.max_learning_rate(1e4, 1e7, np.array([1.0, 2.0]), momentum=0.5)
     np.testing.assert_allclose(outlier[0], 3 / (1e4 + 1e3), rtol=1e-12)
     assert schedules.max_learning_rate(-1.0, 0.0, 1) == np.inf
+
+
+def test_rates_beside_negative_eigenvalues_are_bounded_by_the_noise(x64):
+    for eigenvalue in (-3.0, -0.1, 0.0, 1.9):  # below sqrt(4): the edge is 4
+        rate = schedules.max_learning_rate(eigenvalue, 4.0, 1)
+        np.testing.assert_allclose(rate, 0.5, rtol=1e-14)
+    rates = schedules.max_learning_rate(np.array([-3.0, 4.0]), 4.0, 1, momentum=0.5)
+    np.testing.assert_allclose(rates, [3 / 4, 3 / 5], rtol=1e-14)
 
 
 def test_rules_transfer_rates_and_are_capped(x64):

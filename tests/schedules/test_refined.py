@@ -82,6 +82,33 @@ def test_norms_that_are_zero_or_not_finite_do_no_harm():
         np.testing.assert_allclose(shape, (49 - np.arange(50)) / 49, atol=1e-6)
 
 
+def test_any_power_of_a_zero_norm_is_finite():
+    norms = np.array([1.0, 0.0, 1.0, 1.0], np.float32)
+    for power in (0.5, 2.0, 6.0, 30.0):
+        schedule = schedules.refined(norms, power=power, smoothing=0.0)
+        shape = table(schedule, 4)
+        assert np.all(np.isfinite(shape)) and shape[1] == 1 and shape[3] == 0
+    plain = table(schedules.refined(norms[:1].repeat(4), power=30.0, smoothing=0.0), 4)
+    np.testing.assert_allclose(plain, [1, 2 / 3, 1 / 3, 0], rtol=1e-6)
+
+
+def test_bounds_of_tiny_and_huge_norms_are_in_range():
+    for size in (1e-20, 1.0, 1e20):
+        norms = size * jnp.array([1.0, 2.0, 2.0, 1.0])
+        found = schedules.refined_bound(norms, 3.0)
+        np.testing.assert_allclose(found, 3 * size / 2.5**0.5, rtol=1e-6)
+    assert schedules.refined_bound(jnp.array([0.0, 1.0]), 3.0) == 0
+    assert jnp.isnan(schedules.refined_bound(jnp.array([jnp.nan, 1.0]), 3.0))
+
+
+@pytest.mark.parametrize("given", [1, 7, 50])
+def test_the_last_of_any_number_of_steps_is_exactly_zero(given):
+    last = lambda steps: schedules.refined(jnp.ones(given), steps=steps)(steps - 1)
+    found = jax.jit(jax.vmap(last))(jnp.arange(1, 3000))
+    np.testing.assert_array_equal(found, 0)
+    assert all(schedules.refined(jnp.ones(given), steps=s)(s - 1) == 0 for s in (3, 98))
+
+
 def test_norms_may_be_traced_and_batched():
     norms = jnp.asarray(np.random.default_rng(1).lognormal(size=(2, 50)), jnp.float32)
     shape = lambda norms: jax.vmap(schedules.refined(norms))(jnp.arange(50))

@@ -86,6 +86,20 @@ def test_a_law_is_recovered_from_a_sweep(noise, x64):
     np.testing.assert_allclose(found[1:], plain[1:], atol=5 * max(noise, 1e-6) / 10)
 
 
+def test_runs_that_diverged_do_not_spoil_their_cell(x64):
+    runs = sweep(0.0)
+    expected = schedules.fit_step_law(runs, resamples=20)
+    for loss in (np.nan, np.inf, -np.inf):
+        diverged = runs[::7].copy()
+        diverged[:, 2], diverged[:, 4] = 8 * diverged[:, 2], loss
+        # Beside them a cell of nothing else, and runs of which something is missing.
+        lost = np.array([[5e8, 5e9, 1e-3, 1e5, loss], [np.nan, 2e9, 1e-3, 1e5, 1.0]])
+        both = np.concatenate([diverged, runs, lost])
+        fit = schedules.fit_step_law(both, resamples=20)
+        np.testing.assert_allclose(fit.law, expected.law, rtol=1e-5)
+        assert np.all(np.array(fit.deviation) < 1e-6)
+
+
 def test_fit_in_single_precision_is_that_in_double(x64):
     runs = sweep(0.0)
     double = schedules.fit_step_law(runs, resamples=20)

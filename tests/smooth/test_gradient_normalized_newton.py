@@ -7,6 +7,8 @@ import pytest
 
 from jaxsolve import core, smooth
 from jaxsolve.core import Status
+from jaxsolve.smooth._curvature import Rows
+from jaxsolve.smooth._metric import Modes, flat_part, modes
 
 GNS = smooth.gradient_normalized_newton
 
@@ -141,17 +143,81 @@ def test_steps_of_a_curvature_of_rank_one_are_those_of_its_matrix(x64):
     np.testing.assert_allclose(points, expected, rtol=1e-8)
 
 
-def test_no_step_is_longer_than_gamma_and_every_one_descends_enough(x64):
-    found = accepted(GNS(rosenbrock), jnp.array([-2.0, 2.0]), 100.0, 45)
-    for (old, before), (new, after) in zip(found, found[1:], strict=False):
-        assert jnp.linalg.norm(before.step) <= before.gamma * (1 + 1e-12)
-        length, slope = jnp.linalg.norm(new - old), jnp.linalg.norm(before.grad)
-        gamma = after.gamma / 2
-        at_most = slope / (gamma / 2)  # of lambda, as indefinite models halve gamma
-        assert length <= 2 * gamma + 1e-8
-        descent = jnp.sum(after.grad**2) / (8 * at_most)
-        assert before.value - after.value >= min(descent, 0.0)
-        assert after.value < before.value
+def saddle(x, data):
+    """Descends from its saddle at zero until the quartic term turns it around."""
+    return x[0] ** 2 / 2 - x[1] ** 2 / 2 + data * x[1] ** 4
+
+
+@pytest.mark.parametrize(
+    ("fun", "start", "data"),
+    [
+        (rosenbrock, (-2.0, 2.0), 100.0),
+        (saddle, (0.18, 0.2401), 1e-8),
+        (saddle, (0.5, 1e-3), 0.1),
+        (lambda x, data: jnp.sum(jnp.cos(x + data * x[::-1])), (0.3, -0.2), 0.5),
+    ],
+    ids=["rosenbrock", "steep saddle", "saddle", "cosines"],
+)
+@pytest.mark.parametrize("metric", [None, np.diag([1.0, 4.0])], ids=["plain", "metric"])
+def test_no_step_is_longer_than_gamma_and_every_one_descends_enough(
+    fun, start, data, metric, x64
+):
+    solver = GNS(fun, gamma=0.3, metric=metric)
+    update, B = jax.jit(solver.update), np.eye(2) if metric is None else metric
+    params, state = update(jnp.array(start), solver.init(jnp.array(start), data), data)
+    taken, indefinite = 0, np.min(state.modes.values) < 0
+    for _ in range(60):
+        before = state
+        assert before.step @ B @ before.step <= (before.gamma + 2e-8) ** 2
+        new, state = update(params, before, data)
+        if state.trials == 0:
+            np.testing.assert_array_equal(new, params + before.step)
+            square = state.grad @ np.linalg.solve(B, state.grad)
+            wanted = float(square / (8 * before.shift))
+            if wanted > 1e-14 * abs(before.value):  # what values resolve
+                taken += 1
+                assert before.value - state.value >= wanted * (1 - 1e-12)
+        params = new
+    assert taken > 5 and (indefinite or fun is rosenbrock)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_step_is_longer_than_gamma_where_the_model_is_barely_positive(
+    adaptive, dtype, request
+):
+    if dtype == "float64":
+        request.getfixturevalue("x64")
+    solver = GNS(saddle, gamma=0.3, adaptive=adaptive)
+    data, update = jnp.asarray(1e-8, dtype), jax.jit(solver.update)
+    for second in (0.2401, 0.24, 0.239, 1e-3, 1e-9):
+        start = jnp.asarray([0.18, second], dtype)
+        params, state = update(start, solver.init(start, data), data)
+        new, after = update(params, state, data)
+        assert jnp.linalg.norm(state.step) <= 0.3 * (1 + 1e-6)
+        assert after.trials > 0 or jnp.linalg.norm(new - params) <= 0.3 * (1 + 1e-6)
+
+
+def test_few_rows_keep_their_curvature_among_many_unknowns():
+    """Rows whose squared lengths are far apart, in float32."""
+    n, lengths = 300_000, (1000, 100, 10)
+    rows = np.zeros((3, n), np.float32)
+    rows[0, :1000] = rows[1, 1000:1100] = rows[2, 1100:1110] = 1
+    found = modes(Rows(jnp.asarray(rows)), None)
+    np.testing.assert_allclose(np.sort(found.values)[::-1], lengths, rtol=1e-5)
+    repeated = modes(Rows(jnp.asarray(rows[[0, 1, 1, 2, 0]])), None)
+    values = np.sort(repeated.values)[::-1]
+    np.testing.assert_allclose(values, [2000, 200, 10, 0, 0], rtol=1e-5)
+    seen = repeated.vectors[:, np.asarray(repeated.values) > 0]
+    np.testing.assert_allclose(seen.T @ seen, np.eye(3), atol=1e-5)
+    step = jnp.asarray(rows[2])
+    np.testing.assert_allclose(flat_part(found, step), np.zeros_like(step), atol=1e-5)
+    flat = flat_part(Modes(jnp.ones(n).at[3].set(0), None), step + 1)
+    assert np.flatnonzero(flat).tolist() == [3]  # of a diagonal too
+    fun = lambda x, data: jnp.sum((data @ x - 1) ** 2) / 2
+    solver = GNS(fun, smooth.factored_hessian(lambda x, data: data))
+    out = core.run(solver, jnp.zeros(n), jnp.asarray(rows), max_steps=60)
+    assert bool(out.converged) and int(out.state.count) < 60
 
 
 @pytest.mark.parametrize("distance", [0.0, -20.0])

@@ -49,6 +49,20 @@ def test_products_diagonal_and_entries_are_those_of_the_dense_inverse(x64):
     close(inverse.entries(3, 3), dense[3, 3])
 
 
+def test_entries_count_from_the_end_and_do_not_exist_beyond_it():
+    inverse = transforms.inverse_fisher(jnp.asarray(G, jnp.float32), 0.1, block_size=6)
+    assert inverse.entries(-1, -3) == inverse.entries(19, 17)
+    for out in (20, -21, np.array([0, 23])):
+        with pytest.raises(ValueError, match="rows must lie"):
+            inverse.entries(out, 0)
+        with pytest.raises(ValueError, match="columns must lie"):
+            inverse.entries(0, out)
+    with pytest.raises(ValueError, match="rows must be integers"):
+        inverse.entries(0.0, 0)
+    traced = jax.jit(jax.vmap(inverse.entries))(jnp.array([20, 3]), jnp.array([20, 3]))
+    assert np.isnan(traced[0]) and traced[1] == inverse.entries(3, 3)
+
+
 def test_blocks_are_inverted_each_by_itself(x64):
     inverse = transforms.inverse_fisher(jnp.asarray(G), DAMPING, block_size=6)
     dense = np.zeros((20, 20))
@@ -200,3 +214,7 @@ def test_bad_input_is_refused():
         transforms.obs_prune(some_gradients, jnp.ones(30), 1.0)
     with pytest.raises(ValueError, match="steps must be"):
         transforms.obs_prune(some_gradients, jnp.ones(30), 0.5, steps=0)
+    with pytest.raises(ValueError, match="steps must be"):
+        transforms.obs_prune(some_gradients, jnp.ones(30), 0.5, steps=True)
+    with pytest.raises(ValueError, match="block_size must be"):
+        transforms.inverse_fisher(jnp.ones((2, 3)), block_size=True)

@@ -89,6 +89,31 @@ def test_condition_and_momentum_are_bounded(x64):
         np.testing.assert_allclose(state.learning_rate, rate, rtol=1e-9)
 
 
+def test_without_momentum_it_is_plain_descent_however_zero_is_given():
+    x, bend = jnp.ones(2), lambda v: jnp.array([9.0, 1.0]) * v
+    make = transforms.scale_by_lanczos_momentum
+
+    def rate(zero):
+        transform = make(2, 10, max_momentum=zero)
+        _, state = transform.update(x, transform.init(x), hvp=bend)
+        return state.learning_rate, state.momentum
+
+    for zero in (0, 0.0, np.float32(0), jnp.zeros(())):
+        np.testing.assert_allclose(rate(zero), (2 / 10, 0), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(rate)(0.0), (2 / 10, 0), rtol=1e-5)
+
+
+def test_a_gradient_of_zero_leaves_ritz_pairs_as_they_are():
+    x, bend = jnp.array([1.0, 2.0]), lambda v: jnp.array([3.0, 9.0]) * v
+    transform = transforms.scale_by_lanczos(2, 1, 1.0, from_gradient=True)
+    _, state = transform.update(x, transform.init(x), hvp=bend)
+    np.testing.assert_allclose(state.values, [3, 9], rtol=1e-5)
+    step, after = transform.update(0 * x, state, hvp=bend)
+    assert not np.any(step)
+    np.testing.assert_array_equal(after.values, state.values)
+    np.testing.assert_array_equal(after.vectors, state.vectors)
+
+
 def test_negative_curvature_counts_by_its_size_and_none_waits(x64):
     x = jnp.ones(2)
     transform = transforms.scale_by_lanczos_momentum(2, 10)

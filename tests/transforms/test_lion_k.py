@@ -273,13 +273,15 @@ def test_polar_factors_leave_out_null_spaces_and_newton_schulz_tends_to_them(x64
 
 
 def test_huge_and_tiny_momenta_neither_overflow_nor_vanish():
-    for scale in (1e30, 1e-30):
+    for scale in (1e37, 1e30, 1e-30):
         m = scale * jnp.array([[3.0, 4.0]])
         for kappa in (transforms.lp_kappa(2.0), transforms.nuclear_kappa(1)):
             np.testing.assert_allclose(kappa.subgradient(m), [[0.6, 0.8]], rtol=1e-5)
-        smooth = transforms.smooth_kappa(1.0)
-        assert np.all(np.isfinite(smooth.subgradient(m)))
-        assert np.isfinite(smooth.value(m))
+        for width in (1e-30, 1.0, 1e30):
+            smooth = transforms.smooth_kappa(width)
+            assert np.all(np.isfinite(smooth.subgradient(m / 5)))
+            assert np.isfinite(smooth.value(m / 5))
+            assert np.isfinite(smooth.penalty(jnp.ones(2)))
 
 
 def test_implicit_decay_spares_masked_leaves_and_follows_schedules():
@@ -295,6 +297,38 @@ def test_implicit_decay_spares_masked_leaves_and_follows_schedules():
         x = optax.apply_updates(x, step)
         w, b = (w - eta) / (1 + 2 * eta), b - eta
         np.testing.assert_allclose((x["w"][0], x["b"][0]), (w, b), rtol=1e-6)
+
+
+def test_decay_spares_masked_leaves():
+    transform = transforms.lion_k(0.25, weight_decay=2.0, mask={"w": True, "b": False})
+    x = {"w": jnp.array([4.0]), "b": jnp.array([4.0])}
+    step, _ = transform.update(x, transform.init(x), x)
+    np.testing.assert_allclose((step["w"][0], step["b"][0]), (-2.25, -0.25))
+
+
+def test_the_smooth_norm_and_its_conjugate_keep_every_digit(x64):
+    kappa = transforms.smooth_kappa(2.0)
+    for size in (1e-6, 1e-3, 1.0, 1.9e4, 2.1e4, 1e9):
+        m = np.float64(size)
+        root = np.sqrt(np.longdouble(size) ** 2 + 4)
+        value = np.longdouble(size) ** 2 / (root + 2)
+        slope = np.longdouble(size) / root
+        np.testing.assert_allclose(kappa.value(jnp.array([m])), value, rtol=1e-14)
+        ours = kappa.subgradient(jnp.array([m]))
+        np.testing.assert_allclose(ours[0], slope, rtol=4e-16)
+        if size <= 1:
+            x = np.longdouble(size)
+            penalty = 2 * x**2 / (1 + np.sqrt(1 - x**2))
+            np.testing.assert_allclose(kappa.penalty(jnp.array([m])), penalty)
+
+
+def test_rounding_makes_no_gap_negative():
+    kappa, g = transforms.smooth_kappa(1.0), jnp.array([1e-3])
+    gap = lambda x: transforms.fenchel_gap(kappa, x, g, 1.0).gap
+    gaps = jax.vmap(gap)(jnp.linspace(-3e-3, 3e-3, 101)[:, None])
+    assert np.min(gaps) >= 0
+    np.testing.assert_allclose(gaps[-1], 8e-6, rtol=1e-4)  # half of (4e-3)^2
+    assert gap(kappa.subgradient(-g)) < 1e-12
 
 
 def test_a_function_that_is_not_even_sees_the_negative_gradient():
@@ -339,6 +373,7 @@ def test_memory_may_be_narrow_if_asked_for():
         (lambda: transforms.lp_kappa(2.0, axis=1).value(jnp.zeros(3)), "axis"),
         (lambda: transforms.top_k_kappa(0), "k must"),
         (lambda: transforms.nuclear_kappa(0), "newton_schulz"),
+        (lambda: transforms.nuclear_kappa(True), "newton_schulz"),
         (lambda: transforms.sparse_kappa(-1.0), "threshold"),
         (lambda: transforms.huber_kappa(0.0), "width"),
         (lambda: transforms.smooth_kappa(0.0), "width"),

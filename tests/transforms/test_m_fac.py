@@ -136,8 +136,10 @@ def test_steps_of_gradients_that_are_not_finite_are_not_finite():
     g = jnp.array([1.0, 2.0])
     transform = transforms.scale_by_m_fac(memory=2)
     for bad in (jnp.nan, jnp.inf, 1e25):
-        step, _ = transform.update(g.at[0].set(bad), transform.init(g))
+        _, state = transform.update(g, transform.init(g))
+        step, after = transform.update(g.at[0].set(bad), state)
         assert not jnp.any(jnp.isfinite(step))
+        jax.tree.map(np.testing.assert_array_equal, state, after)
 
 
 def test_the_window_is_sharded_as_params_are():
@@ -153,7 +155,14 @@ def test_the_window_is_sharded_as_params_are():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(damping=0.0), dict(damping=np.inf), dict(memory=0), dict(momentum=1.0)],
+    [
+        dict(damping=0.0),
+        dict(damping=np.inf),
+        dict(damping=np.ones(2)),
+        dict(memory=0),
+        dict(memory=True),
+        dict(momentum=1.0),
+    ],
     ids=str,
 )
 def test_static_mistakes_are_value_errors(options):

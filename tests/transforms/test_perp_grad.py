@@ -83,6 +83,19 @@ def test_nan_is_handed_on_and_only_to_its_leaf():
     assert np.all(np.isnan(out["b"])) and np.all(np.isfinite(out["a"]))
 
 
+def test_alignment_is_the_cosine_of_descent_and_params(x64):
+    g, w = np.concatenate([GRAD["a"].ravel(), GRAD["b"]]), W
+    flat = np.concatenate([w["a"].ravel(), w["b"]])
+    cosine = -g @ flat / np.linalg.norm(g) / np.linalg.norm(flat)
+    as_arrays = lambda tree: jax.tree.map(jnp.asarray, tree)
+    ours = transforms.scale_alignment(as_arrays(GRAD), as_arrays(w))
+    np.testing.assert_allclose(ours, cosine, rtol=1e-12)
+    one = jnp.ones(3, jnp.float32)
+    along = transforms.scale_alignment(-1e-25 * one, 1e25 * one)
+    np.testing.assert_allclose(along, 1, rtol=1e-6)
+    assert transforms.scale_alignment(0 * one, one) == 0
+
+
 def test_it_is_differentiable(x64):
     w, g = jnp.asarray(W["b"]), jnp.asarray(GRAD["b"])
     total = lambda g: jnp.sum(projected(w, g) ** 2)  # the squared norm, kept

@@ -48,6 +48,7 @@ def authors(steps, eta, rho, gamma, k, normalize, scale):
         (0.3, 0.0, 0.05, 4, False, 1.0),
         (0.1, 1.0, 0.1, 3, True, 1.0),
         (0.2, 0.5, 0.1, 1, False, 0.5),
+        (0.2, 0.5, 0.1, 4, False, 0.5),
     ],
 )
 def test_first_iterates_are_the_authors(x64, eta, rho, gamma, k, normalize, scale):
@@ -101,6 +102,8 @@ def test_minima_more_curved_than_the_ball_are_never_touched(x64):
     xs, _ = run(lambda x: x**2 / 2, transform, jnp.array(3.0), 400)
     touchable = (3.0 ** (2 / 3) - 1) ** 0.5  # where the parabola's radius is the ball's
     assert touchable > 1 and np.all(np.abs(xs) >= touchable)
+    # It rolls there, and from there across to the other side.
+    assert np.all(np.diff(xs[:5]) < 0) and np.min(np.abs(xs)) < 1.25 * touchable
 
 
 def test_radius_and_rate_may_be_schedules(x64):

@@ -140,6 +140,17 @@ def test_rosenblatts_perceptron_learns_from_one_error_at_a_time(x64):
     assert updates(solver, z, max_steps=int(bound) + 2) <= bound
 
 
+def test_rosenblatts_perceptron_picks_any_of_its_errors(x64):
+    z, picked = jnp.asarray(Z), set()
+    for seed in range(8):
+        solver = transforms.perceptron(margins, key=jax.random.key(seed))
+        x, _ = solver.update(jnp.zeros(5), solver.init(jnp.zeros(5), z), z)
+        gaps = np.max(np.abs(Z - np.asarray(x)), axis=1)
+        picked.add(int(np.argmin(gaps)))
+        assert np.min(gaps) < 1e-12
+    assert len(picked) > 4 and max(picked) > 20
+
+
 def test_at_zero_nothing_is_classified_and_at_a_solution_nothing_moves(x64):
     for solver in SOLVERS.values():
         z = jnp.asarray(Z)

@@ -40,6 +40,8 @@ def test_the_binary_radius_is_that_of_the_taylor_series(delta, slope, exact):
     radius = transforms.binary_radius(float(delta), float(slope))
     np.testing.assert_allclose(radius, exact, atol=5e-3)
     np.testing.assert_allclose(1 / np.max(coefficients ** (1 / n)), radius, rtol=0.05)
+    whole = transforms.binary_radius(jnp.asarray(delta), jnp.asarray(slope))
+    np.testing.assert_allclose(whole, radius, rtol=1e-6)
     bound = transforms.softmax_radius(jnp.array([float(slope), 0.0]))
     assert bound <= radius * (1 + 1e-6)
 
@@ -193,6 +195,45 @@ def test_directions_that_move_no_logits_and_updates_of_zero_are_harmless():
     for transform in (clip, scale):
         step, state = transform.update(0 * x, transform.init(x), x, logits_fn=same)
         assert np.all(step == 0) and state.ratio == 0
+
+
+def test_the_cheap_factor_is_of_the_mean_spread_of_samples():
+    x = jnp.ones(2)
+    logits_fn = lambda x: jnp.array([[8.0, 0.0], [16.0, 4.0], [0.0, 1.0]])
+    scale = transforms.scale_by_logit_spread()
+    step, _ = scale.update(x, scale.init(x), x, logits_fn=logits_fn)
+    np.testing.assert_allclose(step, np.pi / 7, rtol=1e-6)
+
+
+def test_logits_of_one_class_are_refused():
+    x = jnp.ones(2)
+    for make in (
+        transforms.clip_by_softmax_radius,
+        lambda: transforms.scale_to_softmax_radius(difference=0.1),
+        transforms.scale_by_logit_spread,
+    ):
+        for logits_fn in (lambda x: x[:, None], jnp.sum):
+            with pytest.raises(ValueError, match="two classes"):
+                make().update(x, make().init(x), x, logits_fn=logits_fn)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_difference_counts_for_as_much_as_params_can_be_changed(dtype):
+    logits_fn = lambda x: jnp.stack([x, -x], axis=-1)
+    x, p = jnp.array([5.0], dtype), jnp.array([100.0], dtype)
+    eps = float(jnp.finfo(dtype).eps)
+    for h in (7 * eps, 1000 * eps):
+        clip = transforms.clip_by_softmax_radius(1.0, difference=h)
+        update = jax.jit(lambda p, s, x, clip=clip: clip.update(p, s, x, **extra))
+        extra = dict(logits_fn=logits_fn)
+        step, _ = update(p, clip.init(x), x)
+        np.testing.assert_allclose(step.astype(float), np.pi / 2, rtol=4 * eps)
+        step, _ = update(0 * p, clip.init(x), x)
+        assert step == 0
+    clip = transforms.clip_by_softmax_radius(1.0, difference=eps / 10)
+    for update in (clip.update, jax.jit(clip.update, static_argnames="logits_fn")):
+        step, _ = update(p, clip.init(x), x, logits_fn=logits_fn)
+        assert np.isnan(step[0].astype(float))  # nothing moved, nothing is known
 
 
 def test_logits_that_are_not_a_number_are_no_license_and_not_remembered():

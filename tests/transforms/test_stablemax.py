@@ -45,6 +45,14 @@ def test_a_softmax_in_float32_saturates_where_it_does_not():
     assert SPARSE(1e6 * near / 30, label) > 0
 
 
+@pytest.mark.parametrize("dtype, lead", [("float32", 16.6), ("float16", 7.6)])
+def test_collapse_is_the_share_of_samples_whose_softmax_is_one(dtype, lead):
+    leads = jnp.array([[lead + 0.5], [lead - 0.5], [40.0], [-40.0]])
+    logits = jnp.concatenate([leads, jnp.zeros((4, 1))], axis=1).astype(dtype)
+    share = transforms.softmax_collapse(logits, jnp.zeros(4, int))
+    assert share == 0.5 and share.dtype == jnp.float32
+
+
 def test_it_is_smooth_where_its_branches_meet(x64):
     logits = jnp.zeros(2)
     jacobian = jax.jacrev(transforms.log_stablemax)(logits)
