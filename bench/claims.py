@@ -218,28 +218,28 @@ def regression(options):
             lambda r: optax.sgd(r, 0.95, nesterov=True), (1.0, 3.0, 10.0), 1,
         ),
         "Adam": (optax.adam, (0.03, 0.1, 0.3), 1),
-        "adagrad_norm": (transforms.adagrad_norm, (1.0, 3.0, 10.0), 1),
+        "adagrad_norm": (transforms.adagrad_norm, (3.0, 10.0, 30.0), 1),
         "lanczos_momentum": (
             lambda r: transforms.lanczos_momentum(r, steps=10, refresh=50),
-            (0.5, 1.0),
+            (0.5, 1.0, 1.5),
             1.2,
         ),
         "m_fac, m=32": (
-            lambda r: transforms.m_fac(r, 1e-3, memory=32), (0.03, 0.1, 0.3), 1,
+            lambda r: transforms.m_fac(r, 1e-3, memory=32), (0.003, 0.01, 0.03), 1,
         ),
         "target_surrogate, m=10, expensive gradients": (
             lambda r: transforms.target_surrogate(
                 optax.sgd(r), 1e3, steps=10,
                 divergence=transforms.softmax_divergence,
             ),
-            (3.0, 10.0, 30.0),
+            (0.03, 0.1, 0.3, 1.0),
             1,
         ),
         "gradient_normalized_newton": (
             lambda r: transforms.gradient_normalized_newton(
                 1.0, r, adaptive=True, max_products=9
             ),
-            (1.0, 10.0),
+            (1.0, 10.0, 100.0),
             10,
         ),
     }  # fmt: skip
@@ -286,28 +286,23 @@ def batches(options):
         jax.grad(lambda w, x, y: task.loss(w, (x[None], y[None]))), (None, 0, 0)
     )
 
-    @jax.jit
-    def advance(w, rows):
-        statistics = schedules.batch_statistics(each(w, inputs[rows], labels[rows]))
-        return w - rate * statistics.mean, statistics
-
     whole = jax.jit(
         lambda w: jnp.linalg.norm(jax.grad(lambda w: task.loss(w, task.train))(w))
     )
 
     def run(controller, seed):
+        @jax.jit
+        def advance(w, state, rows):
+            statistics = schedules.batch_statistics(each(w, inputs[rows], labels[rows]))
+            return w - rate * statistics.mean, controller.update(state, statistics)
+
         rng = np.random.default_rng(seed)
-        w, state, seen, sizes = (
-            jnp.zeros((64, 10), jnp.float32),
-            controller.init(),
-            0,
-            [],
-        )
+        w, state = jnp.zeros((64, 10), jnp.float32), controller.init()
+        seen, sizes = 0, []
         while seen < budget:
-            size = int(state.size)
-            w, statistics = advance(w, rng.integers(0, 1000, size))
-            state = controller.update(state, statistics)
-            seen, sizes = seen + size, [*sizes, size]
+            sizes.append(int(state.size))
+            seen += sizes[-1]
+            w, state = advance(w, state, rng.integers(0, 1000, sizes[-1]))
         return float(whole(w)), sizes
 
     def fixed(size):

@@ -111,6 +111,8 @@ def _chunks(key, samples, chunk):
     parts = -(-samples // chunk)
     size = -(-samples // parts)
     index = jnp.arange(parts * size, dtype=jnp.int32)
+    if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # of the old kind, without a type
     keys = jax.random.split(key, samples)[jnp.minimum(index, samples - 1)]
     return keys.reshape(parts, size), (index < samples).reshape(parts, size)
 

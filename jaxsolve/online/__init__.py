@@ -18,7 +18,8 @@ change from round to round, and whose params are what is to be played next:
 `jaxsolve.scan` plays a stream, `learner.update` one round inside of a larger program.
 Where gradients come from elsewhere, they are the data of :func:`linear_loss`, and
 `jaxsolve.to_optax` makes a link of an optax chain; `jaxsolve.from_optax` makes a
-learner of any optax transformation.
+learner of any optax transformation, though none for a ledger, which reads the rounds
+that the learners here record.
 """
 
 from jaxsolve.online._elimination import (

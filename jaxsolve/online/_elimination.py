@@ -100,7 +100,8 @@ def candidate_elimination(
         An `Elimination`.
 
     Raises:
-        ValueError: if a known epsilon is not one finite number, at least zero.
+        ValueError: if a known epsilon is not one finite number, at least zero, or
+            shapes do not fit.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -121,6 +122,15 @@ def candidate_elimination(
             f"epsilon must be one finite number, at least zero, got {epsilon!r}."
         )
     features = jnp.asarray(features)
+    shapes = np.shape(features), np.shape(rewards), np.shape(candidates)
+    wanted = shapes[0][:1], (*shapes[2][:1], *shapes[0][1:])
+    if len(shapes[0]) != 2 or shapes[1:] != wanted or 0 in shapes[2]:
+        raise ValueError(
+            "features must be (K, d), rewards (K,) and candidates (N, d) with at least "
+            f"one of each, got {shapes}."
+        )
+    if not jnp.issubdtype(features.dtype, jnp.floating):
+        raise ValueError(f"features must be floating, got {features.dtype}.")
     like = lambda x: jnp.asarray(x, features.dtype)
     claims = jnp.matmul(
         like(candidates), features.T, precision=jax.lax.Precision.HIGHEST
@@ -134,7 +144,8 @@ def candidate_elimination(
     # An action is asked for once, whatever the number of candidates that like it.
     before = jnp.arange(len(order)) <= last
     seen = jnp.zeros(len(features), bool).at[asked].max(before)
-    best = jnp.argmax(jnp.where(seen, like(rewards), -jnp.inf))
+    known = jnp.where(jnp.isnan(like(rewards)), -jnp.inf, like(rewards))
+    best = jnp.argmax(jnp.where(seen, known, -jnp.inf))
     return Elimination(
         action=jnp.where(passed, asked[last], best.astype(jnp.int32)),
         candidate=order[last].astype(jnp.int32),

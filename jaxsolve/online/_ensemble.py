@@ -171,7 +171,7 @@ def ensemble(
         copy = lambda x: jnp.broadcast_to(x, (size, *x.shape))
         points = jax.tree.map(copy, _rounds.widen(params))
         none = jnp.zeros(size, core.real_dtype(params))
-        return EnsembleState(
+        state = EnsembleState(
             **_rounds.start(params),
             points=points,
             plays=points,
@@ -180,6 +180,7 @@ def ensemble(
             lost=none,
             weights=none + 1 / size,
         )
+        return _rounds.apart(state)
 
     def update(params, state, data=None):
         seen, ok = _rounds.observe(oracle, mirror_map, params, state, data)

@@ -36,11 +36,12 @@ def importance_weighted(
         >>> online.importance_weighted(1.0, 1, jnp.array([0.75, 0.25]))
         Array([0., 4.], dtype=float32)
     """
+    probabilities = _floating("probabilities", probabilities)
     arms = jnp.arange(len(probabilities), dtype=jnp.int32)
-    drawn = arms == jnp.asarray(action, jnp.int32)
+    drawn = arms == _known("action", action, len(arms))
     # Divided where it was drawn only: others may have no probability.
     ratio = jnp.asarray(loss, probabilities.dtype) / jnp.where(drawn, probabilities, 1)
-    return jnp.where(drawn, ratio, 0)
+    return jnp.where(jnp.any(drawn), jnp.where(drawn, ratio, 0), jnp.nan)
 
 
 def inverse_covariance(
@@ -69,7 +70,7 @@ def inverse_covariance(
         The inverse, (d, d).
 
     Raises:
-        ValueError: if a known ridge is not positive and finite.
+        ValueError: if a known ridge is not positive and finite, or shapes do not fit.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -80,10 +81,14 @@ def inverse_covariance(
          [0. 1.]]
     """
     check_positive(ridge=ridge)
-    count, dimension = features.shape
+    features = _floating("features", features)
+    count = len(features)
     if probabilities is None:
-        probabilities = jnp.full(count, 1 / count, features.dtype)
-    weighed = probabilities[:, None] * features
+        probabilities = jnp.full(count, 1 / max(count, 1), features.dtype)
+    _check_shares(features, probabilities)
+    ridge = jnp.where(jnp.asarray(ridge) > 0, ridge, jnp.nan)
+    dimension = features.shape[1]
+    weighed = probabilities.astype(features.dtype)[:, None] * features
     eye = jnp.eye(dimension, dtype=features.dtype)
     covariance = jnp.matmul(weighed.T, features, precision=HIGHEST)
     matrix = covariance + jnp.asarray(ridge, features.dtype) * eye
@@ -169,11 +174,14 @@ def magnitude_reduced(
         Dai, Luo, Wei and Zimmert, `Refined Regret for Adversarial MDPs with Linear
         Function Approximation <https://arxiv.org/abs/2301.12942>`_, 2023.
     """
+    _check_shares(features, probabilities)
     dtype = features.dtype
     shares = probabilities.astype(dtype)
     others = features
     if samples is not None:
-        others = features[samples]
+        if not len(samples):
+            raise ValueError("samples must be at least one action, got none.")
+        others = _rows("samples", features, samples)
         shares = jnp.full(len(samples), 1 / len(samples), dtype)
     product = lambda a, b: jnp.matmul(a, b, precision=HIGHEST)
     gram = product(product(features, inverse), others.T)
@@ -213,6 +221,7 @@ def exploration_bonus(
         >>> online.exploration_bonus(jnp.eye(2), jnp.diag(1 / p), p, 0.5)
         Array([3.        , 1.6666667], dtype=float32)
     """
+    _check_shares(features, probabilities)
     norms = jnp.sum(jnp.matmul(features, inverse, precision=HIGHEST) * features, -1)
     mean = jnp.sum(probabilities.astype(norms.dtype) * norms)
     return jnp.asarray(scale, norms.dtype) * (norms + mean)
@@ -261,6 +270,8 @@ def dilated_bonus(
             "bonus and policy must have one shape (H, S, A) and transitions (H, S, A, "
             f"S), got {shapes}."
         )
+    if 0 in shapes[0]:
+        raise ValueError(f"bonus must have stages, states, actions, got {shapes[0]}.")
     factor = jnp.asarray(1 + 1 / shapes[0][0], core.real_dtype(bonus))
 
     def back(value, stage):
@@ -275,5 +286,40 @@ def dilated_bonus(
 
 def _weights(action, features, inverse):
     """The product of every action's features with those of the one that was taken."""
-    taken = jnp.matmul(inverse, features[action], precision=HIGHEST)
+    taken = _rows("action", features, action)
+    taken = jnp.matmul(inverse, taken, precision=HIGHEST)
     return jnp.matmul(features, taken, precision=HIGHEST)
+
+
+def _rows(name, features, actions):
+    """Rows of features, not numbers for actions that there are not."""
+    actions = _known(name, actions, len(features))
+    legal = (actions >= 0) & (actions < len(features))
+    return jnp.where(legal[..., None], features[actions], jnp.nan)
+
+
+def _known(name, actions, number):
+    """Actions as integers; where they are known, of those that there are."""
+    if not jnp.issubdtype(jnp.result_type(actions), jnp.integer):
+        raise ValueError(f"{name} must be integer, got {jnp.result_type(actions)}.")
+    if core.is_concrete(actions):
+        given = np.asarray(actions)
+        if np.any((given < 0) | (given >= number)):
+            raise ValueError(f"{name} must lie in [0, {number}), got {actions!r}.")
+    return jnp.asarray(actions, jnp.int32)
+
+
+def _floating(name, array):
+    if not jnp.issubdtype(jnp.result_type(array), jnp.floating):
+        raise ValueError(f"{name} must be floating, got {jnp.result_type(array)}.")
+    return jnp.asarray(array)
+
+
+def _check_shares(features, probabilities):
+    """Raises a `ValueError` unless every action has a probability."""
+    shape = np.shape(features)
+    if len(shape) != 2 or 0 in shape or np.shape(probabilities) != shape[:1]:
+        raise ValueError(
+            "features must be (K, d) and probabilities (K,), with an action at least, "
+            f"got {shape} and {np.shape(probabilities)}."
+        )

@@ -96,7 +96,8 @@ def ftrl(
         del data
         center = _rounds.widen(params)
         none = optax.tree.zeros_like(center)
-        return FtrlState(**_rounds.start(params), center=center, total=none, lost=none)
+        first = _rounds.start(params)
+        return _rounds.apart(FtrlState(**first, center=center, total=none, lost=none))
 
     def update(params, state, data=None):
         seen, ok = _rounds.observe(oracle, mirror_map, params, state, data)

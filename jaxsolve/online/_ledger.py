@@ -116,7 +116,7 @@ def ledger(
         none = optax.tree.zeros_like(_rounds.widen(params))
         rivals = jnp.zeros(_size(comparators), zero.dtype)
         sums = dict(regret=zero, loss=zero, path=zero, rivals=rivals, total=none)
-        return LedgerState(
+        first = LedgerState(
             **_mirrored(state),
             **sums,
             learner=state,
@@ -124,6 +124,7 @@ def ledger(
             lost=sums,
             best=oracle.vertex(none),
         )
+        return _rounds.apart(first)
 
     def update(params, state, data=None):
         new_params, inner = learner.update(params, state.learner, data)

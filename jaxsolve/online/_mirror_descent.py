@@ -107,7 +107,8 @@ def mirror_descent(
 
     def init(params, data=None):
         del data
-        return MirrorDescentState(**_rounds.start(params), point=_rounds.widen(params))
+        first = _rounds.start(params)
+        return _rounds.apart(MirrorDescentState(**first, point=_rounds.widen(params)))
 
     def update(params, state, data=None):
         seen, ok = _rounds.observe(oracle, mirror_map, params, state, data)

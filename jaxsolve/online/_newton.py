@@ -114,12 +114,13 @@ def online_newton(
         del data
         point, _ = core.ravel(params)
         eye, least = jnp.eye(point.size, dtype=point.dtype), floor(params)
-        return OnlineNewtonState(
+        state = OnlineNewtonState(
             **_rounds.start(params),
             point=point,
             metric=least * eye,
             inverse=eye / least,
         )
+        return _rounds.apart(state)
 
     def step(point, g, metric, inverse, unravel):
         onto = lambda x: core.ravel(domain.projection(unravel(x)))[0]

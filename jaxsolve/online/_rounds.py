@@ -62,6 +62,11 @@ def add(sums: Any, lost: Any, amounts: Any) -> tuple[Any, Any]:
     return jax.tree.transpose(jax.tree.structure(sums), None, pairs)
 
 
+def apart(state: Any) -> Any:
+    """Gives every leaf of a first state a buffer of its own, so that it is donated."""
+    return jax.tree.map(jnp.copy, state)
+
+
 def start(params: core.Params) -> dict:
     """The fields that the states of all learners begin with."""
     zero = core.real_scalar(0, params)

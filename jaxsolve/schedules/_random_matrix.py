@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.schedules._check import check
 
 
 def batch_eigenvalue(
@@ -48,13 +49,16 @@ def batch_eigenvalue(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
+    check("noise", noise, closed="[")
+    check("batch_size", batch_size)
+    check("dataset_size", dataset_size, closed="]")
     dtype = core.real_dtype((eigenvalue, noise, batch_size))
     value, noise, size, all_of_them = (
         jnp.asarray(x, dtype) for x in (eigenvalue, noise, batch_size, dataset_size)
     )
     s = noise * jnp.maximum(1 / size - 1 / all_of_them, 0)
     magnitude = jnp.abs(value)
-    outlier = magnitude > jnp.sqrt(s)
+    outlier = ~(magnitude <= jnp.sqrt(s))  # and so what is not a number
     shifted = magnitude + s / jnp.where(outlier, magnitude, 1)
     return jnp.where(value < 0, -1, 1) * jnp.where(outlier, shifted, 2 * jnp.sqrt(s))
 
@@ -94,12 +98,14 @@ def max_learning_rate(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
+    check("momentum", momentum, 0, 1, "[")
     dtype = core.real_dtype((eigenvalue, noise, batch_size))
     outlier = jnp.maximum(jnp.asarray(eigenvalue, dtype), 0)  # of zero: the upper edge
     largest = batch_eigenvalue(outlier, noise, batch_size, dataset_size)
     positive = largest > 0
     rate = 2 * (1 + _real(momentum, largest)) / jnp.where(positive, largest, 1)
-    return jnp.where(positive, rate, jnp.inf)
+    rate = jnp.where(positive, rate, jnp.inf)
+    return jnp.where(jnp.isnan(largest + outlier), jnp.nan, rate)
 
 
 def stability_margin(
@@ -123,6 +129,7 @@ def stability_margin(
         >>> print(schedules.stability_margin(0.1, 0.5, 15.0))
         0.5
     """
+    check("momentum", momentum, 0, 1, "[")
     dtype = core.real_dtype((learning_rate, momentum, eigenvalue))
     eta, beta, value = (
         jnp.asarray(x, dtype) for x in (learning_rate, momentum, eigenvalue)
@@ -165,6 +172,10 @@ def heavy_ball(
         Polyak, `Some Methods of Speeding up the Convergence of Iteration Methods
         <https://doi.org/10.1016/0041-5553(64)90137-5>`_, 1964.
     """
+    check("largest", largest)
+    check("max_momentum", max_momentum, 0, 1, "[]")
+    if core.is_concrete(largest) and core.is_concrete(least):
+        check("least", least, 0, float(np.max(largest)), "[]")
     dtype = core.real_dtype((largest, least))
     top, low, bound = (jnp.asarray(x, dtype) for x in (largest, least, max_momentum))
     ratio = (jnp.sqrt(top) - jnp.sqrt(low)) / (jnp.sqrt(top) + jnp.sqrt(low))
@@ -204,6 +215,7 @@ def linear_scaling(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
+    _check_sizes(batch_size, reference)
     return _scaled(learning_rate, lambda real: real(batch_size) / real(reference), cap)
 
 
@@ -238,6 +250,7 @@ def square_root_scaling(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
+    _check_sizes(batch_size, reference)
     ratio = lambda real: jnp.sqrt(real(batch_size) / real(reference))
     return _scaled(learning_rate, ratio, cap)
 
@@ -285,6 +298,11 @@ def spectral_scaling(
         return at(reference) / at(batch_size)
 
     return _scaled(learning_rate, ratio, np.inf)
+
+
+def _check_sizes(batch_size, reference):
+    check("batch_size", batch_size)
+    check("reference", reference)
 
 
 def _scaled(learning_rate, ratio, cap):

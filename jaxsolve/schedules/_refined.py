@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxsolve import core
 from jaxsolve.schedules._check import check, real
 from jaxsolve.schedules._last_iterate_bound import tails
 from jaxsolve.schedules._linear_decay import tabulated
@@ -41,7 +42,8 @@ def refined(
         norms: (T,), of raw gradients at the batch size of the new run, one a step, as
             ``transforms.record_gradient_norms`` keeps them. One that is not finite
             counts as the last before it that is, zeros as the smallest that does not
-            overflow.
+            overflow. Of a run that stopped early, give ``norms[:count]``, and `steps`
+            if the new one shall be longer.
         peak_value: :math:`\bar\eta > 0`.
         steps: of the new run; the schedule is stretched to it. By default T.
         power: :math:`p > 0`: 2 with l2 norms for SGD and its like, 1 with l1 norms for
@@ -52,7 +54,8 @@ def refined(
         An optax schedule; its last value is zero.
 
     Raises:
-        ValueError: if a number is out of its range, or norms have not one axis.
+        ValueError: if a number is out of its range, norms have not one axis, or the
+            last of them are known to be zero.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -94,7 +97,8 @@ def refined_stepsize(
         An optax schedule.
 
     Raises:
-        ValueError: if a number is out of its range, or norms have not one axis.
+        ValueError: if a number is out of its range, norms have not one axis, or the
+            last of them are known to be zero.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -116,6 +120,13 @@ def _shape(norms, power, smoothing):
         raise ValueError(
             f"norms must be one axis of at least one, got shape {jnp.shape(norms)}."
         )
+    if core.is_concrete(norms):
+        known = len(np.trim_zeros(np.asarray(norms), "b"))
+        if 0 < known < len(norms):
+            raise ValueError(
+                f"the last {len(norms) - known} of {len(norms)} norms are zero, as in "
+                f"a record that was not filled: give norms[:{known}]."
+            )
     return _computed(real(norms)(norms), jnp.asarray(power), smoothing)
 
 

@@ -26,7 +26,7 @@ class Continuation(NamedTuple):
 
     initial: float = 0.25
     decay: float = 0.5
-    level: float = 0.03
+    level: float = 0.1
 
 
 DEFAULT = Continuation()

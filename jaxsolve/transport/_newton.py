@@ -51,9 +51,9 @@ def newton_transport(
     a step of Sinkhorn's. Quadratic at the end: linear solves are as inexact as the
     error.
 
-    The temperature falls by a `Continuation` that solves each stage to a few percent
-    only. A state given another problem begins there anew from its potential. The
-    default for transport.
+    The temperature falls by a `Continuation` that solves each stage to a tenth only. A
+    state given another problem begins there anew from its potential. The default for
+    transport.
 
     Args:
         continuation: a schedule of the temperature; None begins at the problem's.

@@ -104,3 +104,17 @@ def test_the_heavy_ball_has_polyaks_constants(x64):
         rate, momentum = schedules.heavy_ball(9.0, least, 0.5)
         assert momentum <= 0.5 + 1e-15
         assert schedules.stability_margin(rate, momentum, 9.0) <= 1
+
+
+def test_numbers_out_of_range_are_refused():
+    calls = {
+        "least": lambda: schedules.heavy_ball(1.0, 2.0),
+        "batch_size": lambda: schedules.max_learning_rate(1.0, 1.0, 0),
+        "momentum": lambda: schedules.max_learning_rate(1.0, 1.0, 8, momentum=1.5),
+        "noise": lambda: schedules.batch_eigenvalue(1.0, -1.0, 8),
+        "reference": lambda: schedules.linear_scaling(0.1, 8, -4),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=name):
+            call()
+    assert jnp.isnan(schedules.max_learning_rate(jnp.nan, 1.0, 8))

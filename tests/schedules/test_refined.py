@@ -160,3 +160,8 @@ def test_offline_optimum_has_nearly_the_refined_shape(x64):
 def test_numbers_out_of_range_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_record_that_was_not_filled_is_refused():
+    with pytest.raises(ValueError, match=r"give norms\[:2\]"):
+        schedules.refined(jnp.array([2.0, 1.0, 0.0, 0.0]))
