@@ -180,7 +180,8 @@ def to_optax(
 
     def init(params):
         params = as_params(params)
-        return LinkState(solver.init(params, default), params, params)
+        copy = lambda: jax.tree.map(jnp.copy, params)  # so that both may be donated
+        return LinkState(solver.init(params, default), copy(), copy())
 
     def update(updates, state, params=None, *, data=None, **extra):
         del updates, extra

@@ -142,28 +142,28 @@ def gradient_normalized_newton(
         Approximate Hessians <https://arxiv.org/abs/2506.13710>`_, 2025, Algorithm 1;
         that rounding is allowed for, and that long steps are shortened, is ours.
     """
-    if isinstance(gamma, int | float | np.generic) and not 0 < gamma < np.inf:
-        raise ValueError(f"gamma must be positive and finite, got {gamma!r}.")
+    _check_gamma(gamma)
     curvature = exact_hessian() if hessian is None else hessian
     oracle, gradient = second_order(fun), core.value_and_grad(fun)
 
     def init(params, data=None):
         x, _ = core.ravel(params)
-        inf, half = jnp.full((), jnp.inf, x.dtype), halve(metric, x, data)
+        x = jnp.copy(x)  # one buffer a leaf, so that all may be donated
+        inf, half = lambda: jnp.full((), jnp.inf, x.dtype), halve(metric, x, data)
         return GradientNormalizedNewtonState(
             count=jnp.zeros((), jnp.int32),
-            error=inf,
+            error=inf(),
             status=as_status(Status.RUNNING),
-            value=inf,
+            value=inf(),
             point=x,
             grad=jnp.zeros_like(x),
             half=half,
             modes=_no_modes(curvature, params, data, half),
-            gamma=jnp.asarray(gamma, x.dtype),
+            gamma=_sound(gamma, x),
             step=jnp.zeros_like(x),  # the first trial is the start
             shift=jnp.zeros((), x.dtype),
             trials=jnp.zeros((), jnp.int32),
-            progress=Progress.start(inf, region=True),
+            progress=Progress.start(inf(), region=True)._replace(floor=inf()),
         )
 
     def update(params, state, data=None):
@@ -176,7 +176,8 @@ def gradient_normalized_newton(
         ok = jnp.isfinite(value) & (fresh | good)
 
         trials = jnp.where(ok, 0, state.trials + 1)
-        lost = norm(state.step) <= float(jnp.finfo(x.dtype).eps) * norm(state.point)
+        least = float(jnp.finfo(x.dtype).eps) * norm(state.point)
+        lost = ~(norm(state.step) > least)  # also where it is not a number
         failed = ~ok & (fresh | lost | (trials > _MAX_TRIALS))
         new_x = jnp.where(ok, trial, state.point)
         new_value = jnp.where(ok, value, state.value)
@@ -193,7 +194,7 @@ def gradient_normalized_newton(
         at = Evaluation(unravel(trial), data, value, grad, product)
         renew = lambda: core.where(ok, modes(curvature(at), state.half), state.modes)
         new_modes = jax.lax.cond(core.any_lane(ok), renew, lambda: state.modes)
-        larger = _after_step(state.gamma) if adaptive else jnp.asarray(gamma, x.dtype)
+        larger = _after_step(state.gamma) if adaptive else _sound(gamma, x)
         new_gamma = jnp.where(ok, larger, state.gamma / 2)
         new_gamma = jnp.where(fresh, state.gamma, new_gamma)
         new_gamma, step, shift = _step(state.half, new_modes, new_grad, new_gamma)
@@ -217,6 +218,20 @@ def gradient_normalized_newton(
         return gradient(params, data)[1]
 
     return core.Solver(init, update, residual, core.implicit(psd=True))
+
+
+def _check_gamma(gamma):
+    known = isinstance(gamma, int | float | np.ndarray | np.generic | jax.Array)
+    if not core.is_concrete(gamma):
+        return
+    if not known or np.ndim(gamma) or not 0 < np.asarray(gamma) < np.inf:
+        raise ValueError(f"gamma must be positive and finite, got {gamma!r}.")
+
+
+def _sound(gamma, x):
+    """Gamma, not a number where a traced one is not positive and finite."""
+    gamma = jnp.asarray(gamma, x.dtype)
+    return jnp.where((gamma > 0) & (gamma < jnp.inf), gamma, jnp.nan)
 
 
 def _no_modes(curvature, params, data, half):

@@ -4,9 +4,21 @@ They follow optax's conventions: what they need beside gradients comes as the ex
 arguments ``value``, ``grad`` and ``value_fn``, or, where optax has no name for it, as
 ``hvp``, ``logits_fn``, ``margins``, ``target_fn``, and they compose with ``chain``,
 ``masked``, ``MultiSteps``, ``inject_hyperparams`` and schedules. `core.from_optax`
-makes solvers of them; the perceptrons are solvers in the first place. Within ``masked``
-a ``value_fn`` is shown the unmasked params only; with ``MultiSteps``, pass the value of
-all that is accumulated.
+makes solvers of them; the perceptrons are solvers in the first place. With
+``MultiSteps``, pass the value of all that is accumulated.
+
+Within ``masked`` or ``partition`` a link sees the unmasked part of the params only, and
+so must all that it is given: functions take that part, and trees such as ``grad`` are
+masked by ``optax.masked(..., mask_compatible_extra_args=True)``::
+
+    link = optax.masked(
+        transforms.armijo_sgd(), {"w": True, "b": False},
+        mask_compatible_extra_args=True)
+    part = lambda some: loss({**some, "b": params["b"]})
+    link.update(grad, state, params, value=value, grad=grad, value_fn=part)
+
+Random keys in states are typed: a checkpoint that does not know them keeps
+``jax.random.key_data``.
 """
 
 from jaxsolve.transforms._adagrad_norm import (

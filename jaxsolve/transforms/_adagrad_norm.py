@@ -5,10 +5,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number, is_zero
 from jaxsolve.transforms._scaled import scaled_squares
 from jaxsolve.transforms._wide import wide
 
@@ -63,11 +63,7 @@ def scale_by_adagrad_norm(
         <https://arxiv.org/abs/2402.11215>`_, 2024.
     """
     first = initial_accumulator_value
-    wanted = "initial_accumulator_value must be one positive, finite number"
-    if np.ndim(first) != 0:
-        raise ValueError(f"{wanted}, got shape {np.shape(first)}.")
-    if core.is_concrete(first) and not 0 < np.asarray(first) < np.inf:
-        raise ValueError(f"{wanted}, got {first!r}.")
+    check_number("initial_accumulator_value", first)
 
     def init(params):
         return ScaleByAdagradNormState(jnp.sqrt(core.real_scalar(first, params)))
@@ -124,6 +120,6 @@ def adagrad_norm(
         landscapes <https://arxiv.org/abs/1806.01811>`_, 2019.
     """
     links = [scale_by_adagrad_norm(initial_accumulator_value)]
-    if not (isinstance(weight_decay, float | int) and weight_decay == 0):
+    if not is_zero(weight_decay):
         links = [*links, wide(optax.add_decayed_weights(weight_decay))]
     return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._hessian_diagonal import hessian_diagonal, spatial_average
 from jaxsolve.transforms._wide import like, wide, widened
 
@@ -88,10 +89,10 @@ def scale_by_adahessian(
         <https://arxiv.org/abs/2006.00719>`_, 2021. Algorithm 1; the means are corrected
         by the number of terms that each has.
     """
-    _check("b1", b1, 0, 1, "[0, 1)", b1 != 1)
-    _check("b2", b2, 0, 1, "[0, 1)", b2 != 1)
-    _check("eps", eps, 0, np.inf, "[0, inf)")
-    _check("hessian_power", hessian_power, 0, 1, "[0, 1]")
+    check_number("b1", b1, 0, 1, "[")
+    check_number("b2", b2, 0, 1, "[")
+    check_number("eps", eps, closed="[")
+    check_number("hessian_power", hessian_power, 0, 1, "[]")
     if not isinstance(update_each, int | np.integer) or update_each < 1:
         raise ValueError(
             f"update_each must be an integer, at least 1, got {update_each!r}."
@@ -101,9 +102,9 @@ def scale_by_adahessian(
     diagonal = optax.with_extra_args_support(diagonal)
 
     def init(params):
-        zeros = jax.tree.map(jnp.zeros_like, widened(params))
+        zeros = lambda: jax.tree.map(jnp.zeros_like, widened(params))
         count = jnp.zeros((), jnp.int32)
-        return ScaleByAdahessianState(count, zeros, zeros, diagonal.init(params))
+        return ScaleByAdahessianState(count, zeros(), zeros(), diagonal.init(params))
 
     def update(updates, state, params=None, **extra):
         gradient = widened(updates)
@@ -111,20 +112,26 @@ def scale_by_adahessian(
 
         def renew():
             d, inner = diagonal.update(gradient, state.diagonal, params, **extra)
-            nu = _moved(b2, jax.tree.map(jnp.square, widened(d)), state.nu)
-            return core.where(due, (nu, inner), kept)
+            squares = jax.tree.map(jnp.square, widened(d))
+            lost = core.all_finite(d) & ~core.all_finite(squares)
+            nu = _moved(b2, squares, state.nu)
+            return core.where(due, (nu, inner, lost), kept)
 
-        kept = state.nu, state.diagonal
+        kept = state.nu, state.diagonal, jnp.zeros((), bool)
         if update_each == 1:
-            nu, inner = renew()
+            nu, inner, lost = renew()
         else:  # the branch of no lane costs nothing
-            nu, inner = jax.lax.cond(core.any_lane(due), renew, lambda: kept)
+            nu, inner, lost = jax.lax.cond(core.any_lane(due), renew, lambda: kept)
         mu = _moved(b1, gradient, state.mu)
         count = optax.safe_increment(state.count)
         direction = jax.tree.map(
             _direction(b1, b2, eps, hessian_power, count, update_each), mu, nu
         )
+        # Of a curvature whose square is beyond all numbers nothing is learnt: it would
+        # stop all steps for ever.
+        direction = core.where(lost, optax.tree.zeros_like(direction), direction)
         new_state = ScaleByAdahessianState(count, mu, nu, inner)
+        new_state = core.where(lost, state, new_state)
         return like(direction, updates), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -187,7 +194,8 @@ def adahessian(
         Second Order Optimizer for Machine Learning
         <https://arxiv.org/abs/2006.00719>`_, 2021.
     """
-    _check("weight_decay", weight_decay, 0, np.inf, "[0, inf)")
+    if not callable(weight_decay):
+        check_number("weight_decay", weight_decay, closed="[")
     scale = scale_by_adahessian(
         b1, b2, eps, hessian_power, update_each=update_each, diagonal=diagonal
     )
@@ -216,9 +224,3 @@ def _direction(b1, b2, eps, power, count, update_each):
         return m / (jnp.sqrt(v) ** real(power) + real(eps))
 
     return leaf
-
-
-def _check(name, value, low, high, wanted, further=True):
-    known = isinstance(value, float | int | np.number)
-    if known and not (low <= value <= high and further):
-        raise ValueError(f"{name} must lie in {wanted}, got {value!r}.")

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number, is_zero
+from jaxsolve.transforms._scaled import dot, scaled
 from jaxsolve.transforms._wide import wide
 
 
@@ -89,10 +90,10 @@ def scale_by_armijo(
         <https://arxiv.org/abs/1905.09997>`_, 2019. Algorithms 1 and 2; the first trial
         is the reset stepsize itself, as in the authors' code.
     """
-    _check("decrease", decrease, 0, 0.5 if goldstein else 1)
-    _check("shrink", shrink, 0, 1)
-    _check("max_stepsize", max_stepsize, 0, np.inf)
-    _check_growth(growth, goldstein)
+    check_number("decrease", decrease, 0, 0.5 if goldstein else 1)
+    check_number("shrink", shrink, 0, 1)
+    check_number("max_stepsize", max_stepsize)
+    check_number("growth", growth, 1, closed="" if goldstein else "[]")
 
     def init(params):
         inf, no = core.real_scalar(jnp.inf, params), jnp.zeros((), bool)
@@ -107,14 +108,17 @@ def scale_by_armijo(
             )
         real = lambda number: core.real_scalar(number, params)
         fun = _given(value_fn, extra)
-        start, slope = real(value), _inner(grad, updates)
+        start = real(value)
+        (g, rise), (u, run) = scaled(grad, start.dtype), scaled(updates, start.dtype)
+        slope = dot(g, u, start.dtype)  # in units: beside their product it may vanish
         c, top, grow = real(decrease), real(max_stepsize), real(growth)
 
         def trial(search):
             eta, _, _, trials = search
             new = real(fun(core.axpy(eta, updates, params)))
-            enough = new <= start + c * eta * slope
-            short = enough & (new < start + (1 - c) * eta * slope) & (eta < top)
+            fall = eta * rise * slope * run
+            enough = new <= start + c * fall
+            short = enough & (new < start + (1 - c) * fall) & (eta < top)
             short = short if goldstein else jnp.zeros((), bool)
             done = enough & ~short
             longer = jnp.minimum(grow * eta, top)
@@ -133,13 +137,13 @@ def scale_by_armijo(
         none = jnp.zeros((), jnp.int32)
         search = first, start, jnp.zeros((), bool), none
         eta, new, done, trials = jax.lax.while_loop(going_on, trial, search)
-        scaled = jax.tree.map(
+        steps = jax.tree.map(
             lambda u: jnp.where(done, eta.astype(u.dtype) * u, 0), updates
         )
         still = sound & jnp.isfinite(eta) & (eta > 0)
         stepsize = jnp.where(still, eta, last).astype(state.stepsize.dtype)
         new = jnp.where(done, new, start).astype(state.value.dtype)
-        return scaled, ScaleByArmijoState(stepsize, new, trials, ~done)
+        return steps, ScaleByArmijoState(stepsize, new, trials, ~done)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -192,8 +196,7 @@ def armijo_sgd(
         Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates
         <https://arxiv.org/abs/1905.09997>`_, 2019.
     """
-    if isinstance(momentum, float | int) and not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
+    check_number("momentum", momentum, 0, 1, "[")
     search = scale_by_armijo(
         decrease,
         max_stepsize,
@@ -203,15 +206,7 @@ def armijo_sgd(
         max_trials=max_trials,
     )
     links = [optax.scale(-1.0), search, wide(optax.trace(momentum))]
-    plain = isinstance(momentum, float | int) and momentum == 0
-    return optax.chain(*(links[:2] if plain else links))
-
-
-def _inner(a, b):
-    dtype = core.real_dtype(a)
-    wide = lambda x: x.astype(dtype)
-    products = jax.tree.map(lambda x, y: jnp.sum(wide(x) * wide(y)), a, b)
-    return sum(jax.tree.leaves(products), jnp.zeros((), dtype))
+    return optax.chain(*(links[:2] if is_zero(momentum) else links))
 
 
 def _given(value_fn, extra):
@@ -221,23 +216,3 @@ def _given(value_fn, extra):
         return lambda params: value_fn(params, **extra)
     named = {p.name: extra[p.name] for p in parameters if p.name in extra}
     return lambda params: value_fn(params, **named)
-
-
-def _is_known(number):
-    return isinstance(number, float | int | np.ndarray | np.generic)
-
-
-def _check(name, value, low, high):
-    if _is_known(value) and not low < value < high:
-        raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}.")
-
-
-def _check_growth(growth, goldstein):
-    if not _is_known(growth):
-        return
-    if goldstein and not 1 < growth < np.inf:
-        raise ValueError(
-            f"growth must be above 1 and finite with goldstein=True, got {growth!r}."
-        )
-    if not growth >= 1:
-        raise ValueError(f"growth must be at least 1, got {growth!r}; 1 keeps it.")

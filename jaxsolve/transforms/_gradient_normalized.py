@@ -6,10 +6,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
+from jaxsolve.transforms._scaled import check_real, scaled_squares
 from jaxsolve.transforms._wide import like, widened
 
 _EPS = 1e-8  # what is added to gamma in a quotient
@@ -45,9 +46,8 @@ def normalized(
     """
     if callable(gamma) and adaptive:
         raise ValueError("gamma cannot both be a schedule and adapt to the values.")
-    known = isinstance(gamma, int | float | np.generic)
-    if known and not 0 < gamma < np.inf:
-        raise ValueError(f"gamma must be positive and finite, got {gamma!r}.")
+    if not callable(gamma):
+        check_number("gamma", gamma)
     schedule = core.as_schedule(gamma)
 
     def init(params):
@@ -60,8 +60,9 @@ def normalized(
         del params
         given = _needed(extra, name, hint)
         value = _needed(extra, "value", "the objective") if adaptive else None
+        check_real(updates)
         grad = widened(updates)
-        size = jnp.sqrt(inner(grad, grad))
+        size = _norm(grad)
         sound = jnp.isfinite(size)
         if adaptive:
             value = core.real_scalar(value, grad).astype(state.value.dtype)
@@ -70,12 +71,14 @@ def normalized(
         else:
             new_gamma = jnp.asarray(schedule(state.count), state.gamma.dtype)
         moves = sound & (size > 0)
+        legal = (new_gamma >= 0) & (new_gamma < jnp.inf)
         shift = size / (new_gamma.astype(size.dtype) + _EPS)
         found = solve(grad, jnp.where(moves, shift, 1), given, updates)
-        length = jnp.sqrt(inner(found, found))
+        length = _norm(found)
         long = length > new_gamma.astype(size.dtype)
         # Only where a curvature is not positive, and by rounding.
         fit = jnp.where(long, new_gamma.astype(size.dtype) / length, 1)
+        fit = jnp.where(legal, fit, jnp.nan)
         scale = lambda d: jnp.where(moves, fit.astype(d.dtype) * d, 0)
         new = state._replace(
             gamma=new_gamma, shift=jnp.where(moves, shift, 0).astype(state.shift.dtype)
@@ -100,11 +103,18 @@ def _needed(extra, name, hint):
 def _follow(state, value, size):
     """Doubles or halves gamma, by what the last step has brought."""
     shift = jnp.where(state.shift > 0, state.shift, 1)
-    wanted = size.astype(shift.dtype) ** 2 / (8 * shift)
+    size = size.astype(shift.dtype)
+    wanted = size * (size / (8 * shift))
     factor = jnp.where(state.value - value >= wanted, 2.0, 0.5).astype(shift.dtype)
     first = state.shift <= 0
     least, most = 1e-9, float(jnp.finfo(shift.dtype).max) ** 0.5
     return jnp.where(first, state.gamma, jnp.clip(factor * state.gamma, least, most))
+
+
+def _norm(tree):
+    """The norm over all leaves, whose squares may be beyond all numbers, or vanish."""
+    unit, total = scaled_squares(tree, core.real_scalar(0, tree))
+    return unit * jnp.sqrt(total)
 
 
 def inner(a: chex.ArrayTree, b: chex.ArrayTree) -> chex.Array:

@@ -7,7 +7,8 @@ import optax
 
 from jaxsolve import core
 from jaxsolve.transforms._gradient_normalized import inner, normalized
-from jaxsolve.transforms._wide import like, widened
+from jaxsolve.transforms._scaled import scaled
+from jaxsolve.transforms._wide import like, wide, widened
 
 
 def scale_by_gradient_normalized_newton(
@@ -125,13 +126,16 @@ def gradient_normalized_newton(
         scale_by_gradient_normalized_newton(
             gamma, adaptive=adaptive, max_products=max_products
         ),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
+        wide(optax.add_decayed_weights(weight_decay)),
+        wide(optax.scale_by_learning_rate(learning_rate)),
     )
 
 
 def _conjugate_gradients(product, grad, shift, steps):
     """Solves with the product plus the shift; stops where that is not positive."""
+    whole = grad
+    grad, unit = scaled(grad, core.real_dtype(grad))
+    grad = like(grad, whole)
     size = inner(grad, grad)
     tiny = float(jnp.finfo(size.dtype).eps) ** 2
 
@@ -164,4 +168,5 @@ def _conjugate_gradients(product, grad, shift, steps):
     none = jax.tree.map(jnp.zeros_like, grad)
     zero = jnp.zeros((), jnp.int32)
     first = (none, grad, grad, size, zero, size > 0)
-    return jax.lax.while_loop(going_on, step, first)[0]
+    found = jax.lax.while_loop(going_on, step, first)[0]
+    return jax.tree.map(lambda x: (x.astype(unit.dtype) * unit).astype(x.dtype), found)

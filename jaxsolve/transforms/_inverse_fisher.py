@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -166,7 +167,7 @@ def inverse_fisher(
         Frantar, Kurtic and Alistarh, `M-FAC: Efficient Matrix-Free Approximations of
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. Section 3.
     """
-    check_damping(damping)
+    check_number("damping", damping)
     count = _leading(gradients)
     whole = isinstance(block_size, int) and not isinstance(block_size, bool)
     if block_size is not None and (not whole or block_size < 1):
@@ -197,15 +198,6 @@ def damped_factor(products: chex.Array, damping: chex.Numeric) -> chex.Array:
     ridge = 16 * count * float(jnp.finfo(dtype).eps) * jnp.diagonal(products)
     damped = count * jnp.asarray(damping, dtype) + ridge
     return jnp.linalg.cholesky(products + jnp.diag(damped))
-
-
-def check_damping(damping: chex.Numeric) -> None:
-    """Raises a `ValueError` unless a damping, where known, is positive and finite."""
-    wanted = "damping must be one positive, finite number"
-    if np.ndim(damping) != 0:
-        raise ValueError(f"{wanted}, got shape {np.shape(damping)}.")
-    if core.is_concrete(damping) and not 0 < np.asarray(damping) < np.inf:
-        raise ValueError(f"{wanted}, got {damping!r}.")
 
 
 def _leading(gradients):

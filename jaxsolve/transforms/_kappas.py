@@ -6,9 +6,9 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 
 _ROUNDINGS = 64  # by how many units of rounding a point may lie outside of the ball.
 
@@ -95,7 +95,7 @@ def sparse_kappa(threshold: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a negative threshold.
     """
-    check_number("threshold", threshold, 0)
+    check_number("threshold", threshold, closed="[]")
     e = lambda x: jnp.asarray(threshold, x.dtype)
     return _entrywise(
         lambda m: jnp.maximum(jnp.abs(m) - e(m), 0),
@@ -123,7 +123,7 @@ def huber_kappa(width: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a width that is not positive.
     """
-    check_number("width", width, 0, strict=True)
+    check_number("width", width)
     e = lambda x: jnp.asarray(width, x.dtype)
 
     def value(m):
@@ -153,7 +153,7 @@ def smooth_kappa(width: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a width that is not positive.
     """
-    check_number("width", width, 0, strict=True)
+    check_number("width", width)
     e = lambda x: jnp.asarray(width, x.dtype)
 
     # None of the three subtracts numbers that are nearly the same.
@@ -242,11 +242,3 @@ def largest(parts: list, tree: chex.ArrayTree) -> chex.Array:
     """The largest of non-negative scalars, zero of none."""
     zero = core.real_scalar(0, tree)
     return jnp.max(jnp.stack([zero, *[part.astype(zero.dtype) for part in parts]]))
-
-
-def check_number(name, value, least, strict=False):
-    """Refuses a known number that is below a bound."""
-    known = isinstance(value, float | int | np.ndarray | np.generic)
-    if known and not (value > least if strict else value >= least):
-        wanted = "above" if strict else "at least"
-        raise ValueError(f"{name} must be {wanted} {least}, got {value!r}.")

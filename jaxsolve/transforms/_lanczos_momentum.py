@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxsolve import core, linear, schedules
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._curvature import curvature, first_key
 from jaxsolve.transforms._wide import like, wide, widened
 
@@ -100,17 +101,17 @@ def scale_by_lanczos_momentum(
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
     check_period(steps, refresh)
-    check_range("max_condition", max_condition, 1, np.inf)
-    check_range("max_momentum", max_momentum, 0, 1, open_end=True)
-    check_range("growth", growth, 1, np.inf)
-    check_range("damping", damping, 0, np.inf, open_end=True)
+    check_number("max_condition", max_condition, 1, closed="[]")
+    check_number("max_momentum", max_momentum, 0, 1, "[")
+    check_number("growth", growth, 1, closed="[]")
+    check_number("damping", damping, closed="[")
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, widened(params))
-        zero = core.real_scalar(0, params)
+        zero = lambda: core.real_scalar(0, params)
         count = jnp.zeros((), jnp.int32)
         return ScaleByLanczosMomentumState(
-            count, zero, zero, zero, zeros, first_key(key)
+            count, zero(), zero(), zero(), zeros, first_key(key)
         )
 
     def constants(values, weights, old_rate):
@@ -211,7 +212,7 @@ def lanczos_momentum(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
-    check_range("weight_decay", weight_decay, 0, np.inf, open_end=True)
+    check_number("weight_decay", weight_decay, closed="[")
     ball = scale_by_lanczos_momentum(steps, refresh, damping=weight_decay, key=key)
     return optax.chain(
         wide(optax.add_decayed_weights(weight_decay, mask)),
@@ -225,13 +226,3 @@ def check_period(steps: int, refresh: int) -> None:
     for name, value in (("steps", steps), ("refresh", refresh)):
         if not isinstance(value, int | np.integer) or value < 1:
             raise ValueError(f"{name} must be an integer, at least 1, got {value!r}.")
-
-
-def check_range(
-    name: str, value: chex.Numeric, low: float, high: float, open_end: bool = False
-) -> None:
-    """Raises a `ValueError` unless a number that is known lies in its range."""
-    known = isinstance(value, float | int | np.number)
-    if known and not (low <= value <= high and not (open_end and value == high)):
-        end = ")" if open_end else "]"
-        raise ValueError(f"{name} must lie in [{low}, {high}{end}, got {value!r}.")

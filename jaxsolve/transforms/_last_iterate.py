@@ -5,9 +5,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsolve import core, schedules
+from jaxsolve.transforms._scaled import scaled_squares
 from jaxsolve.transforms._wide import widened
 
 
@@ -69,6 +71,12 @@ def last_iterate(
             raise ValueError(
                 f"{steps} steps need as many weights, got shape {jnp.shape(weights)}."
             )
+        if core.is_concrete(weights):
+            given = np.asarray(weights)
+            if not (np.all(given >= 0) and 0 < given.sum() < np.inf):
+                raise ValueError(
+                    "weights must be at least zero and finite, not all of them zero."
+                )
         table = jnp.asarray(weights)
         sums = jax.lax.associative_scan(jnp.add, table, reverse=True)
         after = jnp.concatenate([sums[1:], jnp.zeros_like(sums[:1])])
@@ -95,7 +103,7 @@ def record_gradient_norms(
 
     over all leaves. ``schedules.refined`` makes a schedule for the next run of them, if
     they are of the raw gradients: put it at the head of the chain, and read
-    ``optax.tree.get(state, "norms")``.
+    ``optax.tree.get(state, "norms")``, of a run that stopped early ``norms[:count]``.
 
     Args:
         steps: :math:`T \ge 1`, how many are kept.
@@ -133,17 +141,16 @@ def record_gradient_norms(
     def update(updates, state, params=None, **extra):
         del params, extra
         dtype = state.norms.dtype
-        part = (lambda g: jnp.sum(jnp.abs(g))) if order == 1 else _squares
-        parts = [part(g).astype(dtype) for g in jax.tree.leaves(widened(updates))]
-        total = sum(parts, jnp.zeros((), dtype))
-        norm = total if order == 1 else jnp.sqrt(total)
+        if order == 1:
+            leaves = jax.tree.leaves(widened(updates))
+            parts = [jnp.sum(jnp.abs(g)).astype(dtype) for g in leaves]
+            norm = sum(parts, jnp.zeros((), dtype))
+        else:
+            unit, total = scaled_squares(updates, jnp.zeros((), dtype))
+            norm = unit * jnp.sqrt(total)
         norms = state.norms.at[state.count].set(norm, mode="drop")
         return updates, RecordGradientNormsState(
             optax.safe_increment(state.count), norms
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _squares(g):
-    return jnp.sum(g**2)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._kappas import Kappa, l1_kappa
 from jaxsolve.transforms._wide import wide, wide_dtype, widened
 
@@ -76,8 +77,8 @@ def scale_by_lion_k(
         raise ValueError(
             f"kappa must be a Kappa, such as transforms.l1_kappa(), got {kappa!r}."
         )
-    _check_rate("b1", b1)
-    _check_rate("b2", b2)
+    check_number("b1", b1, 0, 1, "[")
+    check_number("b2", b2, 0, 1, "[")
 
     def init(params):
         zeros = lambda x: jnp.zeros_like(x, dtype=mu_dtype or wide_dtype(x))
@@ -230,19 +231,14 @@ def fenchel_gap(
     return FenchelGap(jnp.maximum(gap, 0), jnp.maximum(size - 1, 0))
 
 
-def _check_rate(name, rate):
-    if isinstance(rate, float | int) and not 0 <= rate < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {rate!r}.")
-
-
 def _check_decay(learning_rate, weight_decay, implicit):
-    known = lambda value: isinstance(value, float | int)
-    if known(learning_rate) and not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate!r}.")
-    if known(weight_decay) and not weight_decay >= 0:
-        raise ValueError(f"weight_decay must be at least 0, got {weight_decay!r}.")
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate)
+    if not callable(weight_decay):
+        check_number("weight_decay", weight_decay, closed="[")
+    known = lambda value: not callable(value) and core.is_concrete(value)
     both = known(learning_rate) and known(weight_decay)
-    if both and not implicit and not learning_rate * weight_decay < 1:
+    if both and not implicit and not float(learning_rate) * float(weight_decay) < 1:
         raise ValueError(
             "learning_rate times weight_decay must be below 1, got "
             f"{learning_rate!r} times {weight_decay!r}; lower one, or take "

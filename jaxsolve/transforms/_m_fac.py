@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._inverse_fisher import HIGHEST, check_damping, damped_factor
+from jaxsolve.transforms._check import check_number, is_zero
+from jaxsolve.transforms._inverse_fisher import HIGHEST, damped_factor
 from jaxsolve.transforms._wide import like, wide, wide_dtype
 
 
@@ -77,7 +78,7 @@ def scale_by_m_fac(
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. The dynamic
         algorithm, here with a Cholesky factor in place of an LU without pivots.
     """
-    check_damping(damping)
+    check_number("damping", damping)
     if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
         raise ValueError(f"memory must be a positive integer, got {memory!r}.")
 
@@ -173,18 +174,13 @@ def m_fac(
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. Momentum
         and decay as in the authors' code.
     """
-    if isinstance(momentum, float | int) and not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
+    check_number("momentum", momentum, 0, 1, "[")
     links = [scale_by_m_fac(damping, memory=memory)]
-    if not _is_zero(weight_decay):
+    if not is_zero(weight_decay):
         links = [wide(optax.add_decayed_weights(weight_decay)), *links]
-    if not _is_zero(momentum):
+    if not is_zero(momentum):
         links = [*links, wide(optax.ema(momentum, debias=False))]
     return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))
-
-
-def _is_zero(number):
-    return isinstance(number, float | int) and number == 0
 
 
 def _products(rows, gradient, zeros):

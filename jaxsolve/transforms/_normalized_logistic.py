@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import is_zero
 from jaxsolve.transforms._wide import wide
 
 
@@ -94,7 +95,6 @@ def normalized_logistic(
         Gradient Descent with Large Step Sizes <https://arxiv.org/abs/2412.08424>`_,
         2025.
     """
-    plain = isinstance(weight_decay, float | int) and weight_decay == 0
-    decay = [] if plain else [optax.add_decayed_weights(weight_decay)]
+    decay = [] if is_zero(weight_decay) else [optax.add_decayed_weights(weight_decay)]
     rate = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(scale_by_normalized_logistic(), wide(optax.chain(*decay, rate)))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._scaled import binade, dot
+from jaxsolve.transforms._scaled import dot, scaled
 from jaxsolve.transforms._wide import like
 
 
@@ -111,8 +111,8 @@ def scale_alignment(grads: chex.ArrayTree, params: chex.ArrayTree) -> chex.Array
         Stability <https://arxiv.org/abs/2501.04697>`_, 2025.
     """
     dtype = core.real_dtype((grads, params))
-    g, _ = _scaled(grads, dtype)
-    w, _ = _scaled(params, dtype)
+    g, _ = scaled(grads, dtype)
+    w, _ = scaled(params, dtype)
     square = dot(g, g, dtype) * dot(w, w, dtype)
     return -dot(g, w, dtype) / jnp.sqrt(jnp.where(square == 0, 1, square))
 
@@ -122,8 +122,8 @@ def _perpendicular(gradient, params, keep_norm):
     if sum(x.size for x in jax.tree.leaves(gradient)) <= 1:
         return gradient
     dtype = core.real_dtype((gradient, params))
-    g, unit = _scaled(gradient, dtype)
-    w, _ = _scaled(params, dtype)
+    g, unit = scaled(gradient, dtype)
+    w, _ = scaled(params, dtype)
     total = dot(g, g, dtype)
     rest = g
     for _ in range(2):  # twice, since the first time leaves its own rounding
@@ -136,8 +136,8 @@ def _perpendicular(gradient, params, keep_norm):
     if keep_norm:
         ratio = total / jnp.where(parallel, 1, left)
         scale = jnp.sqrt(jnp.where(parallel, 1, ratio))
-    scaled = lambda x: jnp.where(parallel, 0, unit * (scale * x))
-    return like(jax.tree.map(scaled, rest), gradient)
+    given = lambda x: jnp.where(parallel, 0, unit * (scale * x))
+    return like(jax.tree.map(given, rest), gradient)
 
 
 def _rounding(tree):
@@ -145,9 +145,3 @@ def _rounding(tree):
     leaves = [jnp.finfo(x.dtype).eps for x in jax.tree.leaves(tree)]
     fine = jnp.finfo(core.real_dtype(tree)).eps
     return max(8 * float(fine), *map(float, leaves))
-
-
-def _scaled(tree, dtype):
-    """A tree over a power of two near its largest entry, and that."""
-    unit = binade(core.sup_norm(tree).astype(dtype))
-    return jax.tree.map(lambda x: x.astype(dtype) / unit, tree), unit

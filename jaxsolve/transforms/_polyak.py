@@ -5,10 +5,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number, is_zero
+from jaxsolve.transforms._scaled import scaled_squares
 from jaxsolve.transforms._wide import wide
 
 
@@ -78,9 +79,10 @@ def scale_by_sps(
         Based on the Polyak Stepsize and Function Splitting in ERM
         <https://arxiv.org/abs/2307.14528>`_, 2023, on SPS+.
     """
-    _check("max_stepsize", max_stepsize, 0, strict=True)
-    _check("c", c, 0, strict=True)
-    _check("growth", growth, 1)
+    check_number("max_stepsize", max_stepsize, closed="]")
+    check_number("c", c)
+    if growth is not None:
+        check_number("growth", growth, 1, closed="[]")
     default = lower_bound
 
     def init(params):
@@ -91,17 +93,18 @@ def scale_by_sps(
         real = lambda number: core.real_scalar(number, updates)
         bound = real(default if lower_bound is None else lower_bound)
         gap = jnp.maximum(real(value) - bound, 0)
-        squared = _squared_norm(updates)
+        unit, squared = scaled_squares(updates, real(0))
         known = jnp.isfinite(gap) & jnp.isfinite(squared) & (squared > 0)
-        polyak = gap / jnp.where(known, real(c) * squared, 1)
+        # The stepsize times the unit: the stepsize alone, and squares, may vanish.
+        polyak = (gap / unit) / jnp.where(known, real(c) * squared, 1)
         last = state.stepsize.astype(gap.dtype)
         cap = real(max_stepsize) if growth is None else real(growth) * last
-        stepsize = jnp.where(known, jnp.minimum(polyak, cap), 0)
+        stride = jnp.where(known, jnp.minimum(polyak, cap * unit), 0)
         # A batch that is fitted exactly would hold a smoothed stepsize at zero.
+        stepsize = jnp.where(known, jnp.minimum(stride / unit, cap), 0)
         new = jnp.where(stepsize > 0, stepsize, last).astype(state.stepsize.dtype)
-        scaled = jax.tree.map(
-            lambda g: jnp.where(known, stepsize.astype(g.dtype) * g, 0), updates
-        )
+        times = lambda g: jnp.where(known, stride * (g.astype(stride.dtype) / unit), 0)
+        scaled = jax.tree.map(lambda g: times(g).astype(g.dtype), updates)
         return scaled, ScaleBySPSState(new)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -153,22 +156,7 @@ def sps(
         Oikonomou and Loizou, `Stochastic Polyak Step-sizes and Momentum: Convergence
         Guarantees and Practical Performance <https://arxiv.org/abs/2406.04142>`_, 2025.
     """
-    if isinstance(momentum, float | int) and not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}.")
+    check_number("momentum", momentum, 0, 1, "[")
     scale = scale_by_sps(lower_bound, max_stepsize, c=c, growth=growth)
     links = [scale, optax.scale(-(1 - momentum)), wide(optax.trace(momentum))]
-    plain = isinstance(momentum, float | int) and momentum == 0
-    return optax.chain(*(links[:2] if plain else links))
-
-
-def _squared_norm(tree):
-    dtype = core.real_dtype(tree)
-    squares = [jnp.sum(g.astype(dtype) ** 2) for g in jax.tree.leaves(tree)]
-    return sum(squares, jnp.zeros((), dtype))
-
-
-def _check(name, value, least, strict=False):
-    known = isinstance(value, float | int | np.ndarray | np.generic)
-    if known and not (value > least if strict else value >= least):
-        wanted = "above" if strict else "at least"
-        raise ValueError(f"{name} must be {wanted} {least}, got {value!r}.")
+    return optax.chain(*(links[:2] if is_zero(momentum) else links))

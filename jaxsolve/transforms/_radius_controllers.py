@@ -5,10 +5,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot, scaled_squares
 from jaxsolve.transforms._softmax_radius import TINY, quantile_of, spread_of
 from jaxsolve.transforms._wide import like, widened
@@ -135,7 +135,7 @@ def scale_to_softmax_radius(
         Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
         Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026.
     """
-    _check("max_norm", max_norm, 0, np.inf)
+    check_number("max_norm", max_norm, closed="]")
 
     def rule(wanted, tau, real):
         return ~(tau == 0), jnp.minimum(wanted, real(max_norm))
@@ -173,8 +173,8 @@ def scale_by_logit_spread(
         Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
         Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026; its repository.
     """
-    _check("floor", floor, 0, np.inf, equal=True)
-    _check("cap", cap, floor if _is_known(floor) else 0, np.inf, equal=True)
+    check_number("floor", floor, closed="[")
+    check_number("cap", cap, floor, closed="[]")
 
     def init(params):
         del params
@@ -193,9 +193,10 @@ def scale_by_logit_spread(
 
 def _controller(rule, target, quantile, window, difference):
     """Gives updates another length, by a rule of theirs and what is wanted of rho."""
-    _check("target", target, 0, np.inf)
-    _check("quantile", quantile, 0, 1, equal=True)
-    _check("difference", difference, 0, np.inf)
+    check_number("target", target, closed="]")
+    check_number("quantile", quantile, 0, 1, "[]")
+    if difference is not None:
+        check_number("difference", difference)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window must be a positive integer, got {window!r}.")
 
@@ -277,14 +278,3 @@ def _times(scalar, tree):
     return jax.tree.map(
         lambda x: (scalar * x.astype(scalar.dtype)).astype(x.dtype), tree
     )
-
-
-def _is_known(number):
-    return isinstance(number, float | int | np.ndarray | np.generic)
-
-
-def _check(name, value, low, high, equal=False):
-    if not _is_known(value) or low < value <= high or (equal and value == low):
-        return
-    least = "at least" if equal else "above"
-    raise ValueError(f"{name} must be {least} {low} and at most {high}, got {value!r}.")

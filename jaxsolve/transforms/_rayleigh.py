@@ -9,8 +9,10 @@ import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._curvature import curvature
-from jaxsolve.transforms._lanczos_momentum import check_period, check_range
+from jaxsolve.transforms._lanczos_momentum import check_period
+from jaxsolve.transforms._scaled import dot, scaled
 from jaxsolve.transforms._wide import like, wide, widened
 
 
@@ -70,9 +72,8 @@ def scale_by_rayleigh(
         <https://arxiv.org/abs/2011.08181>`_, 2020; the rule as in the authors' code.
     """
     check_period(1, refresh)
-    least = np.nextafter(0, 1)
-    check_range("max_learning_rate", max_learning_rate, least, np.inf, open_end=True)
-    check_range("growth", growth, 1, np.inf)
+    check_number("max_learning_rate", max_learning_rate)
+    check_number("growth", growth, 1, closed="[]")
 
     def init(params):
         return ScaleByRayleighState(
@@ -88,9 +89,9 @@ def scale_by_rayleigh(
         def renew():
             name = "the rate by Rayleigh quotients"
             product, form = curvature(name, params, updates, hvp, value_fn)
-            image = widened(product(like(gradient, form)))
-            square = _inner(gradient, gradient, old.dtype)
-            bend = _inner(gradient, image, old.dtype)
+            along, _ = scaled(gradient, old.dtype)  # the quotient knows no lengths
+            image = widened(product(like(along, form)))
+            square, bend = dot(along, along, old.dtype), dot(along, image, old.dtype)
             known = jnp.isfinite(square) & jnp.isfinite(bend) & (square > 0)
             rate = jnp.where(bend > 0, square / jnp.where(bend > 0, bend, 1), jnp.inf)
             cap = jnp.where(old > 0, real(growth) * old, jnp.inf)
@@ -98,9 +99,9 @@ def scale_by_rayleigh(
             return jnp.where(due & known, rate, old)
 
         rate = jax.lax.cond(core.any_lane(due), renew, lambda: old)
-        scaled = jax.tree.map(lambda g: rate.astype(g.dtype) * g, gradient)
+        steps = jax.tree.map(lambda g: rate.astype(g.dtype) * g, gradient)
         count = optax.safe_increment(state.count)
-        return like(scaled, updates), ScaleByRayleighState(count, rate)
+        return like(steps, updates), ScaleByRayleighState(count, rate)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -150,10 +151,3 @@ def rayleigh_sgd(
     """
     scale = scale_by_rayleigh(refresh, max_learning_rate, growth=growth)
     return optax.chain(scale, wide(optax.scale_by_learning_rate(learning_rate)))
-
-
-def _inner(a, b, dtype):
-    products = jax.tree.map(
-        lambda x, y: jnp.sum(x.astype(dtype) * y.astype(dtype)), a, b
-    )
-    return sum(jax.tree.leaves(products), jnp.zeros((), dtype))

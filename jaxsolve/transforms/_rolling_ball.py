@@ -5,10 +5,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._wide import like, widened
 
@@ -158,16 +158,11 @@ def _times(scalar, tree):
 
 
 def _check(learning_rate, radius, steps, projection_stepsize, loss_scale):
-    known = lambda value: isinstance(value, float | int | np.ndarray | np.generic)
-    positive = dict(
-        learning_rate=learning_rate,
-        projection_stepsize=projection_stepsize,
-        loss_scale=loss_scale,
-    )
-    for name, value in positive.items():
-        if known(value) and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value!r}.")
-    if known(radius) and not radius >= 0:
-        raise ValueError(f"radius must be at least 0, got {radius!r}.")
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate)
+    if not callable(radius):
+        check_number("radius", radius, closed="[")
+    check_number("projection_stepsize", projection_stepsize)
+    check_number("loss_scale", loss_scale)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer, got {steps!r}.")

@@ -28,6 +28,7 @@ def scaled_squares(
     Returns:
         A unit and the sum in squares of it, both of the dtype of the number.
     """
+    check_real(tree)
     leaves = [x.astype(root.dtype) for x in jax.tree.leaves(tree)]
     top = core.sup_norm([root, *leaves]).astype(root.dtype)
     unit = binade(top)
@@ -35,7 +36,26 @@ def scaled_squares(
     return unit, sum(squares, (root / unit) ** 2)
 
 
+def scaled(tree: chex.ArrayTree, dtype: jnp.dtype) -> tuple:
+    """A tree over a power of two near its largest entry, in a dtype, and that."""
+    check_real(tree)
+    top = core.sup_norm([jnp.zeros((), dtype), *jax.tree.leaves(tree)])
+    unit = binade(top.astype(dtype))
+    return jax.tree.map(lambda x: x.astype(dtype) / unit, tree), unit
+
+
 def dot(a: chex.ArrayTree, b: chex.ArrayTree, dtype: jnp.dtype) -> chex.Array:
     """The inner product of two trees, whose leaves may differ in dtype."""
+    check_real((a, b))
     cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     return jnp.asarray(optax.tree.vdot(cast(a), cast(b)), dtype)
+
+
+def check_real(tree: chex.ArrayTree) -> None:
+    """Raises a `ValueError` if a leaf is complex."""
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise ValueError(
+                "this transformation knows real params and gradients only, got a leaf "
+                f"of {leaf.dtype}; optax.contrib.split_real_and_imaginary makes them."
+            )

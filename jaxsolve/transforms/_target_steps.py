@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot, scaled_squares
 
 _SOFT = 1e-5  # added to the weights of Newton-like distances.
@@ -40,7 +40,7 @@ def adagrad_target_step(scale: chex.Numeric) -> TargetStep:
     Raises:
         ValueError: if the scale is not positive.
     """
-    _check("scale", scale, 0, np.inf)
+    check_number("scale", scale)
 
     def update(memory, count, targets, grad, value_fn):
         del count, targets, value_fn
@@ -87,12 +87,12 @@ def armijo_target_step(
     Raises:
         ValueError: on a number out of its range.
     """
-    _check("first", first, 0, np.inf)
-    _check("decrease", decrease, 0, 1)
-    _check("shrink", shrink, 0, 1)
-    _check("least", least, 0, np.inf)
-    _check_least("growth", growth, 1)
-    _check_least("most", most, least)
+    check_number("first", first)
+    check_number("decrease", decrease, 0, 1)
+    check_number("shrink", shrink, 0, 1)
+    check_number("least", least)
+    check_number("growth", growth, 1, closed="[]")
+    check_number("most", most, least, closed="[]")
 
     def update(memory, count, targets, grad, value_fn):
         del count
@@ -214,17 +214,3 @@ def bregman_divergence(potential: Callable) -> Callable:
         return potential(new) - height - linear
 
     return divergence
-
-
-def _check(name, value, low, high):
-    if _is_known(value) and not low < value < high:
-        raise ValueError(f"{name} must lie between {low} and {high}, got {value!r}.")
-
-
-def _check_least(name, value, least):
-    if _is_known(value) and _is_known(least) and not value >= least:
-        raise ValueError(f"{name} must be at least {least}, got {value!r}.")
-
-
-def _is_known(value):
-    return isinstance(value, float | int | np.ndarray | np.generic)

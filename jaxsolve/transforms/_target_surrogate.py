@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
+from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._target_steps import (
     TargetStep,
@@ -100,8 +101,7 @@ def target_surrogate(
     rule = as_target_step(stepsize)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer, got {steps!r}.")
-    if isinstance(tol, float | int) and not tol >= 0:
-        raise ValueError(f"tol must be at least 0, got {tol!r}.")
+    check_number("tol", tol, closed="[]")
 
     def init(params):
         none = lambda: jnp.zeros((), jnp.int32)  # two arrays, which may be donated
@@ -116,6 +116,7 @@ def target_surrogate(
         real = lambda number: core.real_scalar(number, params)
         value_fn = extra.get("target_value_fn")
         eta, memory = rule.update(state.memory, state.count, targets, grad, value_fn)
+        eta = jnp.where(eta > 0, eta, jnp.nan)  # s would have no minimum
 
         def surrogate(theta):
             new = model(theta)

@@ -318,7 +318,7 @@ def test_ends_are_told_as_they_are(fun, status):
 
 
 def test_wrong_options_are_refused():
-    for gamma in (0.0, -1.0, np.inf, np.nan):
+    for gamma in (0.0, -1.0, np.inf, np.nan, np.float32(-1), jnp.float32(-1), None):
         with pytest.raises(ValueError, match="gamma must be positive and finite"):
             GNS(rosenbrock, gamma=gamma)
     with pytest.raises(ValueError, match="scale must be positive"):
@@ -341,3 +341,23 @@ def test_diagonals_and_few_rows_take_no_matrix():
         assert max(x.size for x in jax.tree.leaves(state)) <= params.size
     out = core.run(GNS(bowl, smooth.diagonal_hessian(entries)), params)
     assert bool(out.converged)
+
+
+@pytest.mark.parametrize("adaptive", [True, False])
+@pytest.mark.parametrize("gamma", [-1.0, 0.0, jnp.inf])
+def test_a_traced_gamma_that_is_none_takes_no_step(adaptive, gamma):
+    def end(gamma):
+        solver = GNS(rosenbrock, gamma=gamma, adaptive=adaptive)
+        return core.run(solver, jnp.array([-2.0, 2.0]), 100.0, max_steps=5)
+
+    out = jax.jit(end)(gamma)
+    np.testing.assert_array_equal(out.params, [-2.0, 2.0])
+    assert not out.converged
+
+
+def test_params_and_the_first_state_share_no_buffer():
+    x = jnp.array([-2.0, 2.0])
+    for link in (GNS(rosenbrock), core.to_optax(GNS(rosenbrock), 100.0)):
+        args = (x, 100.0) if isinstance(link, core.Solver) else (x,)
+        leaves = [leaf for leaf in jax.tree.leaves((x, link.init(*args))) if leaf.size]
+        assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)

@@ -134,7 +134,7 @@ def test_wrong_options_are_refused():
         transforms.scale_by_gradient_normalized_fisher,
     ):
         for gamma in (0.0, -1.0, np.inf, np.nan):
-            with pytest.raises(ValueError, match="gamma must be positive"):
+            with pytest.raises(ValueError, match="gamma must be"):
                 make(gamma)
         with pytest.raises(ValueError, match="both be a schedule and adapt"):
             make(lambda count: 1.0, adaptive=True)

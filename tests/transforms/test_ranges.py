@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxsolve import prox, transforms
+from tests.transforms.link import all_links
 
 
 def two_classes(x):
@@ -19,6 +20,9 @@ NUMBERS = {  # of one traced number: what takes a learning rate, or a decay
     "implicit lion_k": lambda r: transforms.lion_k(r, weight_decay=r, implicit=True),
     "adagrad_norm": lambda r: transforms.adagrad_norm(r, weight_decay=r),
     "normalized_logistic": lambda r: transforms.normalized_logistic(r, r),
+    "gradient_normalized_newton": lambda r: transforms.gradient_normalized_newton(
+        r, weight_decay=r
+    ),
 }
 
 
@@ -28,7 +32,9 @@ def test_traced_rates_and_decays_keep_the_dtype_of_updates(name):
 
     def step(rate):
         transform = NUMBERS[name](rate)
-        return transform.update(x, transform.init(x), x, margins=jnp.ones(3))[0]
+        return transform.update(
+            x, transform.init(x), x, margins=jnp.ones(3), hvp=lambda v: v
+        )[0]
 
     for rate in (jnp.float32(0.1), np.float32(0.1)):
         traced = jax.jit(step)(jnp.asarray(rate))
@@ -62,6 +68,72 @@ def test_params_and_state_may_be_donated_together(name):
             x, state = donating(x, state)
             kept, other = step(kept, other)
         np.testing.assert_allclose(x, kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize("link", all_links(), ids=str)
+def test_no_two_leaves_of_a_first_state_share_a_buffer(link):
+    params = {"w": jnp.array([[0.5, -2.0]]), "b": jnp.array(0.5, jnp.float32)}
+    state = link.make().init(params)
+    plain = lambda x: (
+        jax.random.key_data(x)
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else x
+    )
+    leaves = [plain(x) for x in jax.tree.leaves((params, state)) if x.size]
+    pointers = [x.unsafe_buffer_pointer() for x in leaves]
+    assert len(set(pointers)) == len(pointers)
+
+
+def test_a_curvature_beyond_all_squares_is_passed_over():
+    transform, x = transforms.scale_by_adahessian(), jnp.array([1.0, 2.0])
+    state = transform.init(x)
+    steps = []
+    for k in (1.0, 1e20, 1.0):
+        step, state = transform.update(k * x, state, x, hvp=lambda v, k=k: k * v)
+        steps.append(step)
+    np.testing.assert_allclose(steps[0], x, rtol=1e-3)
+    np.testing.assert_array_equal(steps[1], 0)
+    np.testing.assert_allclose(steps[2], x, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gamma", [-1.0, jnp.inf, jnp.nan])
+def test_a_length_that_is_none_gives_no_step(gamma):
+    x = jnp.array([3.0, 4.0])
+    make = transforms.scale_by_gradient_normalized_newton
+    transform = make(lambda count: jnp.asarray(gamma))
+    step, _ = transform.update(x, transform.init(x), x, hvp=lambda v: v)
+    assert jnp.all(jnp.isnan(step))
+    with pytest.raises(ValueError, match="gamma must be"):
+        make(jnp.asarray(gamma))
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1.0, 1e20])
+def test_norms_are_recorded_whatever_their_squares_are(scale):
+    record = transforms.record_gradient_norms(1)
+    x = scale * jnp.array([3.0, 4.0])
+    _, state = record.update(x, record.init(x))
+    np.testing.assert_allclose(state.norms, 5 * scale, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        transforms.scale_by_adagrad_norm(),
+        transforms.record_gradient_norms(1),
+        transforms.perp_grad(),
+        transforms.scale_by_gradient_normalized_newton(),
+    ],
+)
+def test_complex_gradients_are_refused_where_they_would_be_cut(transform):
+    x = jnp.array([3 + 4j, 1j], jnp.complex64)
+    with pytest.raises(ValueError, match="real params and gradients only"):
+        transform.update(x, transform.init(x), x, hvp=lambda v: v)
+
+
+@pytest.mark.parametrize("weights", [[0.0, 0.0], [1.0, -3.0], [1.0, np.nan]])
+def test_weights_of_the_last_iterate_are_no_less_than_zero(weights):
+    with pytest.raises(ValueError, match="weights must be at least zero"):
+        transforms.last_iterate(optax.sgd(0.1), 2, weights=np.array(weights))
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e38, 3e38])
@@ -169,3 +241,32 @@ def test_leaves_may_differ_in_dtype(x64):
         )
         assert step["w"].dtype == jnp.float32 and step["b"].dtype == jnp.float64
         assert np.all(np.isfinite(step["w"])) and np.any(step["w"] != 0)
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1e20, 1e30])
+def test_gradients_whose_squares_are_no_numbers_are_stepped_along(scale):
+    x, g = jnp.ones(2), jnp.array([3.0, 4.0])
+    big = scale * g
+    step, _ = transforms.scale_by_sps(max_stepsize=jnp.inf).update(
+        big, transforms.scale_by_sps(max_stepsize=jnp.inf).init(x), value=scale
+    )
+    np.testing.assert_allclose(step, g / 25, rtol=1e-5)
+    rayleigh = transforms.scale_by_rayleigh()
+    step, _ = rayleigh.update(big, rayleigh.init(x), hvp=lambda v: 2 * v)
+    np.testing.assert_allclose(step / scale, g / 2, rtol=1e-5)
+    for make, given in (
+        (transforms.scale_by_gradient_normalized_newton, dict(hvp=lambda v: 0 * v)),
+        (transforms.scale_by_gradient_normalized_diagonal, dict(diagonal=0 * x)),
+    ):
+        step, _ = make(0.5).update(big, make(0.5).init(x), **given)
+        np.testing.assert_allclose(step, g / 10, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-23, 1.0, 1e20])
+def test_a_line_search_goes_down_slopes_whose_squares_are_no_numbers(scale):
+    search, x, g = transforms.armijo_sgd(), jnp.ones(2), jnp.array([3.0, 4.0])
+    fun = lambda x: scale * jnp.sum(g * x / 2)
+    grad = scale * g / 2
+    extra = dict(value=fun(x), grad=grad, value_fn=fun)
+    step, _ = search.update(grad, search.init(x), x, **extra)
+    np.testing.assert_allclose(step, -grad, rtol=1e-6)
