@@ -120,7 +120,8 @@ def bip(
         Algorithm 1; the published code squares another term of :math:`h`.
     """
     check_steps(lower_steps=lower_steps)
-    _check_numbers(ridge=ridge, coefficient=coefficient)
+    core.check_number("ridge", ridge, closed="[")
+    core.check_number("coefficient", coefficient, closed="[")
     selection = as_selection(keep)
     oracle = core.value_and_grad(fun)
     begin_upper, step_scores = core.transform_pair(optimizer)
@@ -215,11 +216,3 @@ def _flips(new, old):
 
 def _like(scalar, other):
     return scalar.astype(other.dtype)
-
-
-def _check_numbers(**numbers):
-    for name, value in numbers.items():
-        if core.is_concrete(value) and not 0 <= value < jnp.inf:
-            raise ValueError(
-                f"{name} must be a number that is not negative, got {value!r}."
-            )

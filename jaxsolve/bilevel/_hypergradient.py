@@ -194,8 +194,7 @@ def _strong(leaf):
 def check_numbers(rtol, ridge=0.0):
     """Raises a `ValueError` unless shares and ridges, where known, are not negative."""
     for name, value in (("rtol", rtol), ("ridge", ridge)):
-        if core.is_concrete(value) and not value >= 0:
-            raise ValueError(f"{name} must be at least zero, got {value!r}.")
+        core.check_number(name, value, closed="[]")
 
 
 class Found(NamedTuple):

@@ -143,8 +143,8 @@ def msvr(
 
 def check_weight(name: str, value: Any) -> None:
     """Raises a `ValueError` unless a weight that is known is in (0, 1]."""
-    if not callable(value) and core.is_concrete(value) and not 0 < value <= 1:
-        raise ValueError(f"{name} must lie in (0, 1], got {value!r}.")
+    if not callable(value):
+        core.check_number(name, value, 0, 1, "]")
 
 
 def check_estimators(estimators: Any) -> None:

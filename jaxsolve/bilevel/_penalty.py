@@ -1,6 +1,5 @@
 """What penalty methods share: the gradients of f + penalty (g(x, y) - g(x, z))."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -150,12 +149,8 @@ def mix(damping: chex.Numeric, centres: tuple, inner: tuple) -> tuple:
 
 def check_positive(what: str, value: optax.ScalarOrSchedule, top=np.inf) -> None:
     """Raises a `ValueError` unless a number, where known, lies in (0, top]."""
-    if callable(value) or not core.is_concrete(value):
-        return
-    number = isinstance(value, numbers.Number | np.ndarray | jax.Array)
-    if not (number and np.ndim(value) == 0 and 0 < value <= top and value < np.inf):
-        wanted = "positive and finite" if top == np.inf else f"in (0, {top}]"
-        raise ValueError(f"{what} must be one number {wanted}, got {value!r}.")
+    if not callable(value):
+        core.check_number(what, value, 0, top, "]" if top < np.inf else "")
 
 
 def check_steps(steps: int) -> None:

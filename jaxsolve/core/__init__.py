@@ -27,6 +27,7 @@ from jaxsolve.core._lanes import any_lane, once
 from jaxsolve.core._linear import solve_linear
 from jaxsolve.core._memoise import memoise
 from jaxsolve.core._minibatch import MinibatchState, minibatch
+from jaxsolve.core._numbers import check_number, is_zero
 from jaxsolve.core._observe import plot_convergence
 from jaxsolve.core._optax import (
     LinkState,
@@ -92,6 +93,7 @@ __all__ = (
     "box_step",
     "check_bounds",
     "check_like",
+    "check_number",
     "check_stepsize",
     "describe",
     "envelope",
@@ -99,6 +101,7 @@ __all__ = (
     "implicit",
     "implicit_function",
     "is_concrete",
+    "is_zero",
     "iterate",
     "l2_below",
     "memoise",

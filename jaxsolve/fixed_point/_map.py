@@ -64,7 +64,5 @@ def judge(x: chex.Array, value: chex.Array, error: chex.Array) -> chex.Array:
 
 def check_positive(name: str, value: optax.ScalarOrSchedule) -> None:
     """Raises a `ValueError` if a number that is known is not positive."""
-    if callable(value) or isinstance(value, jax.core.Tracer):
-        return
-    if jnp.ndim(value) or not value > 0:
-        raise ValueError(f"{name} must be one positive number, got {value!r}.")
+    if not callable(value):
+        core.check_number(name, value)

@@ -6,7 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jaxsolve.linear._operator import Product
+from jaxsolve.linear._operator import Product, check_count
 
 
 def hessian_product(
@@ -162,6 +162,9 @@ def monte_carlo_fisher_product(
     Returns:
         The product, a function of trees like params.
 
+    Raises:
+        ValueError: if `samples` is no positive integer.
+
     Examples:
         >>> import jax, jax.numpy as jnp, optax
         >>> from jaxsolve import linear
@@ -176,6 +179,7 @@ def monte_carlo_fisher_product(
         Martens, `New Insights and Perspectives on the Natural Gradient Method
         <https://arxiv.org/abs/1412.1193>`_, 2020.
     """
+    check_count("samples", samples)
     keys = jax.random.split(key, samples)
 
     def drawn(params):

@@ -74,9 +74,10 @@ def ensemble_stepsizes(
     if not all(map(core.is_concrete, numbers.values())):
         raise ValueError("how many stepsizes there are must be known while tracing.")
     _rounds.check_positive(**numbers)
-    ratio = gradient_bound**2 * rounds / (8 * smoothness**2 * diameter**2)
-    size = max(1, math.ceil(math.log2(ratio) / 2) + 1)
-    least = math.sqrt(diameter**2 / (8 * gradient_bound**2 * rounds))
+    if rounds < 1 or rounds != round(rounds):
+        raise ValueError(f"rounds must be a positive integer, got {rounds!r}.")
+    least = diameter / (gradient_bound * math.sqrt(8 * rounds))
+    size = max(1, math.ceil(-math.log2(8 * smoothness * least)) + 1)
     return jnp.asarray(np.minimum(1 / (8 * smoothness), least * 2.0 ** np.arange(size)))
 
 

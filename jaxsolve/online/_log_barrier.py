@@ -62,8 +62,10 @@ def log_barrier_simplex(
     losses = jnp.asarray(losses)
     if not jnp.issubdtype(losses.dtype, jnp.floating):
         raise ValueError(f"losses must be real and floating, got {losses.dtype}.")
-    if not losses.ndim or losses.shape[axis] == 0:
-        raise ValueError(f"losses must have entries, got the shape {losses.shape}.")
+    if not -losses.ndim <= axis < losses.ndim or losses.shape[axis] == 0:
+        raise ValueError(
+            f"losses must have entries along axis {axis}, got the shape {losses.shape}."
+        )
     dtype = core.real_dtype(losses)
     eta = jnp.asarray(stepsize, dtype)
     wide = jnp.moveaxis(losses.astype(dtype), axis, -1)

@@ -155,10 +155,4 @@ def check_map(mirror_map: Any) -> None:
 def check_positive(**numbers: Any) -> None:
     """Raises a `ValueError` unless numbers, where known, are positive and finite."""
     for name, value in numbers.items():
-        if not core.is_concrete(value):
-            continue
-        number = isinstance(value, int | float | jax.Array) or hasattr(value, "dtype")
-        if not number or jnp.ndim(value) or not 0 < value < jnp.inf:
-            raise ValueError(
-                f"{name} must be one positive, finite number, got {value!r}."
-            )
+        core.check_number(name, value)

@@ -129,7 +129,8 @@ def law(stepsize: optax.ScalarOrSchedule | VariationStepsize) -> Callable:
     """Makes a function of the count and the variation of what a learner is given."""
     if isinstance(stepsize, VariationStepsize):
         return lambda count, variation: stepsize.at(variation)
-    core.check_stepsize(stepsize)
+    if not callable(stepsize):
+        core.check_number("stepsize", stepsize)
     schedule = core.as_schedule(stepsize)
     return lambda count, variation: core.real_scalar(schedule(count), variation)
 

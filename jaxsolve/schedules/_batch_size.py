@@ -71,7 +71,7 @@ def adaptive_batch_size(
         statistics)``; the loader reads ``int(state.size)``.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if the test is no function, or a number is out of its range.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -87,6 +87,11 @@ def adaptive_batch_size(
         Lau, Liu and Kolar, `AdAdaGrad: Adaptive Batch Size Schemes for Adaptive
         Gradient Methods <https://arxiv.org/abs/2402.11215>`_, 2024.
     """
+    if not callable(test):
+        raise ValueError(
+            "test must be one such as schedules.norm_test(0.5), a function of "
+            f"BatchStatistics, got {type(test).__name__}."
+        )
     for name, number, least in (
         ("first", first, 2),
         ("largest", largest, first),
@@ -100,9 +105,9 @@ def adaptive_batch_size(
     sizes = _ladder(first, largest) if ladder else None
 
     def init():
-        zero = jnp.zeros((), jnp.int32)
-        nothing = jnp.zeros((), jnp.float32)
-        return BatchSizeState(zero, jnp.asarray(first, jnp.int32), nothing, zero)
+        zero = lambda dtype=jnp.int32: jnp.zeros((), dtype)
+        size = jnp.asarray(first, jnp.int32)
+        return BatchSizeState(zero(), size, zero(jnp.float32), zero())
 
     def update(state, batch):
         count = state.count + 1

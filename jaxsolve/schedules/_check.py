@@ -36,21 +36,6 @@ def left(
 
 
 def check(name: str, value, low: float = 0, high: float = np.inf, closed: str = ""):
-    """Raises a `ValueError` unless a number, where known, lies between two others.
-
-    Args:
-        name: what it is called.
-        value: the number; None and traced ones pass.
-        low: the lower end.
-        high: the upper end.
-        closed: which ends belong to the range: any of "[" and "]".
-    """
-    if value is None or not core.is_concrete(value) or callable(value):
-        return
-    given = np.asarray(value)
-    above = low <= given if "[" in closed else low < given
-    below = given <= high if "]" in closed else given < high
-    if not np.all(above & below):
-        ends = ("[" if "[" in closed else "(") + f"{low}, {high}"
-        ends += "]" if "]" in closed else ")"
-        raise ValueError(f"{name} must lie in {ends}, got {value!r}.")
+    """Checks numbers, or arrays of them, as `core.check_number`; None and laws pass."""
+    if value is not None and not callable(value):
+        core.check_number(name, value, low, high, closed, arrays=True)

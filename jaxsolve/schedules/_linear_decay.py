@@ -2,6 +2,7 @@
 
 import chex
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsolve import core
@@ -33,7 +34,8 @@ def linear_decay(
     Args:
         peak_value: :math:`\bar\eta > 0`.
         steps: :math:`T \ge 1`, below :math:`2^{31}`, as counts are.
-        warmup_steps: :math:`W \ge 0` steps of a linear ramp; usually a few percent.
+        warmup_steps: :math:`W \ge 0` steps of a linear ramp, at most T; usually a few
+            percent.
 
     Returns:
         An optax schedule.
@@ -54,7 +56,8 @@ def linear_decay(
     """
     check("peak_value", peak_value)
     check("steps", steps, 0, 2**31)
-    check("warmup_steps", warmup_steps, closed="[")
+    last = steps if core.is_concrete(steps) else np.inf
+    check("warmup_steps", warmup_steps, 0, last, "[]")
     cast = real(peak_value, steps, warmup_steps)
 
     def decay(count):

@@ -129,6 +129,7 @@ def stability_margin(
         >>> print(schedules.stability_margin(0.1, 0.5, 15.0))
         0.5
     """
+    check("learning_rate", learning_rate, closed="[")
     check("momentum", momentum, 0, 1, "[")
     dtype = core.real_dtype((learning_rate, momentum, eigenvalue))
     eta, beta, value = (
@@ -291,6 +292,9 @@ def spectral_scaling(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
+    _check_sizes(batch_size, reference)
+    check("eigenvalue", eigenvalue, closed="[")
+    check("noise", noise, closed="[")
 
     def ratio(real):
         value, spread, size = real(eigenvalue), real(noise), real(dataset_size)

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jaxsolve import core
 from jaxsolve.schedules._check import check, real
 
 
@@ -162,7 +164,8 @@ def fit_step_law(
         The law, and the standard deviations of its coefficients.
 
     Raises:
-        ValueError: if `runs` has another shape, or a number is out of its range.
+        ValueError: if `runs` has another shape, a number is out of its range, or known
+            runs have one value of N or of D; the law of traced ones is then NaN.
 
     Examples:
         >>> import jax.numpy as jnp
@@ -185,6 +188,7 @@ def fit_step_law(
     key = jax.random.key(0) if key is None else key
     logs = jnp.log(runs[:, :4])
     good = jnp.all(jnp.isfinite(logs), axis=1) & jnp.isfinite(runs[:, 4])
+    _check_spread(runs, good)
     logs = jnp.where(good[:, None], logs, 0)
     sizes, losses = runs[:, :2], jnp.where(good, runs[:, 4], jnp.inf)
     alike = jnp.all(sizes[:, None, :] == sizes[None, :, :], axis=2)
@@ -209,6 +213,18 @@ def fit_step_law(
     factors = dict(factor=jnp.exp(mean.factor), batch_factor=jnp.exp(mean.batch_factor))
     deviation = StepLaw(*(jnp.std(x, where=sound) for x in fits))
     return Fit(mean._replace(**factors), deviation)
+
+
+def _check_spread(runs, good):
+    if not core.is_concrete(good):
+        return
+    for column, name in enumerate(("parameters", "tokens")):
+        values = np.unique(np.asarray(runs)[np.asarray(good), column])
+        if values.size < 2:
+            raise ValueError(
+                "runs that count must have at least two values of parameters and of "
+                f"tokens, got {name} of {values}."
+            )
 
 
 def _least_squares(logs, counts):

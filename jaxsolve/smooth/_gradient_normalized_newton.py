@@ -6,7 +6,6 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxsolve import core
 from jaxsolve.core import Status, as_status
@@ -142,7 +141,7 @@ def gradient_normalized_newton(
         Approximate Hessians <https://arxiv.org/abs/2506.13710>`_, 2025, Algorithm 1;
         that rounding is allowed for, and that long steps are shortened, is ours.
     """
-    _check_gamma(gamma)
+    core.check_number("gamma", gamma)
     curvature = exact_hessian() if hessian is None else hessian
     oracle, gradient = second_order(fun), core.value_and_grad(fun)
 
@@ -218,14 +217,6 @@ def gradient_normalized_newton(
         return gradient(params, data)[1]
 
     return core.Solver(init, update, residual, core.implicit(psd=True))
-
-
-def _check_gamma(gamma):
-    known = isinstance(gamma, int | float | np.ndarray | np.generic | jax.Array)
-    if not core.is_concrete(gamma):
-        return
-    if not known or np.ndim(gamma) or not 0 < np.asarray(gamma) < np.inf:
-        raise ValueError(f"gamma must be positive and finite, got {gamma!r}.")
 
 
 def _sound(gamma, x):

@@ -11,7 +11,6 @@ from jaxsolve.core import Status, as_status
 from jaxsolve.linesearch import Region, TrustRegion, trust_region
 from jaxsolve.smooth._progress import (
     Progress,
-    check_radius,
     judge,
     second_order,
     settle,
@@ -110,7 +109,7 @@ def newton_cg(
         Region and Line Search Techniques <https://doi.org/10.1007/978-1-4613-3335-7_7>`_,
         1998, for what follows a rejection.
     """
-    check_radius(radius)
+    core.check_number("radius", radius)
     region = trust_region() if region is None else region
     oracle, gradient = second_order(fun), core.value_and_grad(fun)
 

@@ -63,12 +63,6 @@ def norm(x):
     return largest * jnp.sqrt(jnp.sum(jnp.square(x / largest)))
 
 
-def check_radius(radius):
-    """Raises a `ValueError` unless a first radius, where known, is positive."""
-    if isinstance(radius, int | float) and not radius > 0:
-        raise ValueError(f"the first radius must be positive, got {radius!r}.")
-
-
 def settle(search, moved, value):
     """Ends a search whose params were changed meanwhile, and were evaluated instead.
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number, is_zero
 from jaxsolve.transforms._scaled import scaled_squares
 from jaxsolve.transforms._wide import wide
 
@@ -63,7 +62,7 @@ def scale_by_adagrad_norm(
         <https://arxiv.org/abs/2402.11215>`_, 2024.
     """
     first = initial_accumulator_value
-    check_number("initial_accumulator_value", first)
+    core.check_number("initial_accumulator_value", first)
 
     def init(params):
         return ScaleByAdagradNormState(jnp.sqrt(core.real_scalar(first, params)))
@@ -120,6 +119,6 @@ def adagrad_norm(
         landscapes <https://arxiv.org/abs/1806.01811>`_, 2019.
     """
     links = [scale_by_adagrad_norm(initial_accumulator_value)]
-    if not is_zero(weight_decay):
+    if not core.is_zero(weight_decay):
         links = [*links, wide(optax.add_decayed_weights(weight_decay))]
     return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))

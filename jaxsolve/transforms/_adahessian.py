@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._hessian_diagonal import hessian_diagonal, spatial_average
 from jaxsolve.transforms._wide import like, wide, widened
 
@@ -89,10 +88,10 @@ def scale_by_adahessian(
         <https://arxiv.org/abs/2006.00719>`_, 2021. Algorithm 1; the means are corrected
         by the number of terms that each has.
     """
-    check_number("b1", b1, 0, 1, "[")
-    check_number("b2", b2, 0, 1, "[")
-    check_number("eps", eps, closed="[")
-    check_number("hessian_power", hessian_power, 0, 1, "[]")
+    core.check_number("b1", b1, 0, 1, "[")
+    core.check_number("b2", b2, 0, 1, "[")
+    core.check_number("eps", eps, closed="[")
+    core.check_number("hessian_power", hessian_power, 0, 1, "[]")
     if not isinstance(update_each, int | np.integer) or update_each < 1:
         raise ValueError(
             f"update_each must be an integer, at least 1, got {update_each!r}."
@@ -195,7 +194,7 @@ def adahessian(
         <https://arxiv.org/abs/2006.00719>`_, 2021.
     """
     if not callable(weight_decay):
-        check_number("weight_decay", weight_decay, closed="[")
+        core.check_number("weight_decay", weight_decay, closed="[")
     scale = scale_by_adahessian(
         b1, b2, eps, hessian_power, update_each=update_each, diagonal=diagonal
     )

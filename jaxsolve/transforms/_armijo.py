@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number, is_zero
 from jaxsolve.transforms._scaled import dot, scaled
 from jaxsolve.transforms._wide import wide
 
@@ -90,10 +89,10 @@ def scale_by_armijo(
         <https://arxiv.org/abs/1905.09997>`_, 2019. Algorithms 1 and 2; the first trial
         is the reset stepsize itself, as in the authors' code.
     """
-    check_number("decrease", decrease, 0, 0.5 if goldstein else 1)
-    check_number("shrink", shrink, 0, 1)
-    check_number("max_stepsize", max_stepsize)
-    check_number("growth", growth, 1, closed="" if goldstein else "[]")
+    core.check_number("decrease", decrease, 0, 0.5 if goldstein else 1)
+    core.check_number("shrink", shrink, 0, 1)
+    core.check_number("max_stepsize", max_stepsize)
+    core.check_number("growth", growth, 1, closed="" if goldstein else "[]")
 
     def init(params):
         inf, no = core.real_scalar(jnp.inf, params), jnp.zeros((), bool)
@@ -196,7 +195,7 @@ def armijo_sgd(
         Stochastic Gradient: Interpolation, Line-Search, and Convergence Rates
         <https://arxiv.org/abs/1905.09997>`_, 2019.
     """
-    check_number("momentum", momentum, 0, 1, "[")
+    core.check_number("momentum", momentum, 0, 1, "[")
     search = scale_by_armijo(
         decrease,
         max_stepsize,
@@ -206,7 +205,7 @@ def armijo_sgd(
         max_trials=max_trials,
     )
     links = [optax.scale(-1.0), search, wide(optax.trace(momentum))]
-    return optax.chain(*(links[:2] if is_zero(momentum) else links))
+    return optax.chain(*(links[:2] if core.is_zero(momentum) else links))
 
 
 def _given(value_fn, extra):

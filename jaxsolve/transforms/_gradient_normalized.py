@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import check_real, scaled_squares
 from jaxsolve.transforms._wide import like, widened
 
@@ -47,7 +46,7 @@ def normalized(
     if callable(gamma) and adaptive:
         raise ValueError("gamma cannot both be a schedule and adapt to the values.")
     if not callable(gamma):
-        check_number("gamma", gamma)
+        core.check_number("gamma", gamma)
     schedule = core.as_schedule(gamma)
 
     def init(params):

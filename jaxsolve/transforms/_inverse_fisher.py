@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -167,7 +166,7 @@ def inverse_fisher(
         Frantar, Kurtic and Alistarh, `M-FAC: Efficient Matrix-Free Approximations of
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. Section 3.
     """
-    check_number("damping", damping)
+    core.check_number("damping", damping)
     count = _leading(gradients)
     whole = isinstance(block_size, int) and not isinstance(block_size, bool)
     if block_size is not None and (not whole or block_size < 1):

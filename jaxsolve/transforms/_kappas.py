@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 
 _ROUNDINGS = 64  # by how many units of rounding a point may lie outside of the ball.
 
@@ -95,7 +94,7 @@ def sparse_kappa(threshold: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a negative threshold.
     """
-    check_number("threshold", threshold, closed="[]")
+    core.check_number("threshold", threshold, closed="[]")
     e = lambda x: jnp.asarray(threshold, x.dtype)
     return _entrywise(
         lambda m: jnp.maximum(jnp.abs(m) - e(m), 0),
@@ -123,7 +122,7 @@ def huber_kappa(width: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a width that is not positive.
     """
-    check_number("width", width)
+    core.check_number("width", width)
     e = lambda x: jnp.asarray(width, x.dtype)
 
     def value(m):
@@ -153,7 +152,7 @@ def smooth_kappa(width: chex.Numeric) -> Kappa:
     Raises:
         ValueError: on a width that is not positive.
     """
-    check_number("width", width)
+    core.check_number("width", width)
     e = lambda x: jnp.asarray(width, x.dtype)
 
     # None of the three subtracts numbers that are nearly the same.

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 from jaxsolve import core, linear, schedules
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._curvature import curvature, first_key
 from jaxsolve.transforms._wide import like, wide, widened
 
@@ -101,10 +100,10 @@ def scale_by_lanczos_momentum(
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
     check_period(steps, refresh)
-    check_number("max_condition", max_condition, 1, closed="[]")
-    check_number("max_momentum", max_momentum, 0, 1, "[")
-    check_number("growth", growth, 1, closed="[]")
-    check_number("damping", damping, closed="[")
+    core.check_number("max_condition", max_condition, 1, closed="[]")
+    core.check_number("max_momentum", max_momentum, 0, 1, "[")
+    core.check_number("growth", growth, 1, closed="[]")
+    core.check_number("damping", damping, closed="[")
 
     def init(params):
         zeros = jax.tree.map(jnp.zeros_like, widened(params))
@@ -212,7 +211,7 @@ def lanczos_momentum(
         Random Matrix Theory Approach to Neural Network Training
         <https://arxiv.org/abs/2006.09092>`_, 2022.
     """
-    check_number("weight_decay", weight_decay, closed="[")
+    core.check_number("weight_decay", weight_decay, closed="[")
     ball = scale_by_lanczos_momentum(steps, refresh, damping=weight_decay, key=key)
     return optax.chain(
         wide(optax.add_decayed_weights(weight_decay, mask)),

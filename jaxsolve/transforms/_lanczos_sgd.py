@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core, linear
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._curvature import curvature, first_key
 from jaxsolve.transforms._lanczos_momentum import check_period
 from jaxsolve.transforms._wide import like, wide, widened
@@ -77,7 +76,7 @@ def scale_by_lanczos(
         <https://arxiv.org/abs/2011.08181>`_, 2020; the rule as in the authors' code.
     """
     check_period(steps, refresh)
-    check_number("damping", damping)
+    core.check_number("damping", damping)
 
     def init(params):
         wide_params = widened(params)
@@ -167,7 +166,7 @@ def lanczos_sgd(
         Granziol, Wan, Albanie and Roberts, `Explaining the Adaptive Generalisation Gap
         <https://arxiv.org/abs/2011.08181>`_, 2020.
     """
-    check_number("weight_decay", weight_decay, closed="[")
+    core.check_number("weight_decay", weight_decay, closed="[")
     scale = scale_by_lanczos(steps, refresh, damping, key=key)
     decay = optax.add_decayed_weights(weight_decay, mask)
     return optax.chain(

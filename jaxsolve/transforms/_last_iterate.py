@@ -49,7 +49,8 @@ def last_iterate(
         A transformation with the extra arguments of the one given.
 
     Raises:
-        ValueError: if `steps` is not positive, or there are not as many weights.
+        ValueError: if `transform` is none, `steps` is not positive, or there are not as
+            many weights.
 
     Examples:
         >>> import jax.numpy as jnp, optax
@@ -65,6 +66,11 @@ def last_iterate(
         Learning Rate Scheduling by Refinement <https://arxiv.org/abs/2310.07831>`_,
         2023.
     """
+    if not isinstance(transform, optax.GradientTransformation):
+        raise ValueError(
+            "transform must be an optax transformation, such as optax.sgd(0.1), got "
+            f"{type(transform).__name__}."
+        )
     factor = schedules.linear_decay(1.0, steps)
     if weights is not None:
         if jnp.shape(weights) != (steps,):

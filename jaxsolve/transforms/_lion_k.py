@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._kappas import Kappa, l1_kappa
 from jaxsolve.transforms._wide import wide, wide_dtype, widened
 
@@ -77,8 +76,8 @@ def scale_by_lion_k(
         raise ValueError(
             f"kappa must be a Kappa, such as transforms.l1_kappa(), got {kappa!r}."
         )
-    check_number("b1", b1, 0, 1, "[")
-    check_number("b2", b2, 0, 1, "[")
+    core.check_number("b1", b1, 0, 1, "[")
+    core.check_number("b2", b2, 0, 1, "[")
 
     def init(params):
         zeros = lambda x: jnp.zeros_like(x, dtype=mu_dtype or wide_dtype(x))
@@ -233,9 +232,9 @@ def fenchel_gap(
 
 def _check_decay(learning_rate, weight_decay, implicit):
     if not callable(learning_rate):
-        check_number("learning_rate", learning_rate)
+        core.check_number("learning_rate", learning_rate)
     if not callable(weight_decay):
-        check_number("weight_decay", weight_decay, closed="[")
+        core.check_number("weight_decay", weight_decay, closed="[")
     known = lambda value: not callable(value) and core.is_concrete(value)
     both = known(learning_rate) and known(weight_decay)
     if both and not implicit and not float(learning_rate) * float(weight_decay) < 1:

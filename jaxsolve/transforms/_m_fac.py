@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number, is_zero
 from jaxsolve.transforms._inverse_fisher import HIGHEST, damped_factor
 from jaxsolve.transforms._wide import like, wide, wide_dtype
 
@@ -78,7 +77,7 @@ def scale_by_m_fac(
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. The dynamic
         algorithm, here with a Cholesky factor in place of an LU without pivots.
     """
-    check_number("damping", damping)
+    core.check_number("damping", damping)
     if isinstance(memory, bool) or not isinstance(memory, int) or memory < 1:
         raise ValueError(f"memory must be a positive integer, got {memory!r}.")
 
@@ -174,11 +173,11 @@ def m_fac(
         Second-Order Information <https://arxiv.org/abs/2107.03356>`_, 2021. Momentum
         and decay as in the authors' code.
     """
-    check_number("momentum", momentum, 0, 1, "[")
+    core.check_number("momentum", momentum, 0, 1, "[")
     links = [scale_by_m_fac(damping, memory=memory)]
-    if not is_zero(weight_decay):
+    if not core.is_zero(weight_decay):
         links = [wide(optax.add_decayed_weights(weight_decay)), *links]
-    if not is_zero(momentum):
+    if not core.is_zero(momentum):
         links = [*links, wide(optax.ema(momentum, debias=False))]
     return optax.chain(*links, wide(optax.scale_by_learning_rate(learning_rate)))
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import is_zero
 from jaxsolve.transforms._wide import wide
 
 
@@ -95,6 +94,8 @@ def normalized_logistic(
         Gradient Descent with Large Step Sizes <https://arxiv.org/abs/2412.08424>`_,
         2025.
     """
-    decay = [] if is_zero(weight_decay) else [optax.add_decayed_weights(weight_decay)]
+    decay = (
+        [] if core.is_zero(weight_decay) else [optax.add_decayed_weights(weight_decay)]
+    )
     rate = optax.scale_by_learning_rate(learning_rate)
     return optax.chain(scale_by_normalized_logistic(), wide(optax.chain(*decay, rate)))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number, is_zero
 from jaxsolve.transforms._scaled import scaled_squares
 from jaxsolve.transforms._wide import wide
 
@@ -79,10 +78,10 @@ def scale_by_sps(
         Based on the Polyak Stepsize and Function Splitting in ERM
         <https://arxiv.org/abs/2307.14528>`_, 2023, on SPS+.
     """
-    check_number("max_stepsize", max_stepsize, closed="]")
-    check_number("c", c)
+    core.check_number("max_stepsize", max_stepsize, closed="]")
+    core.check_number("c", c)
     if growth is not None:
-        check_number("growth", growth, 1, closed="[]")
+        core.check_number("growth", growth, 1, closed="[]")
     default = lower_bound
 
     def init(params):
@@ -156,7 +155,7 @@ def sps(
         Oikonomou and Loizou, `Stochastic Polyak Step-sizes and Momentum: Convergence
         Guarantees and Practical Performance <https://arxiv.org/abs/2406.04142>`_, 2025.
     """
-    check_number("momentum", momentum, 0, 1, "[")
+    core.check_number("momentum", momentum, 0, 1, "[")
     scale = scale_by_sps(lower_bound, max_stepsize, c=c, growth=growth)
     links = [scale, optax.scale(-(1 - momentum)), wide(optax.trace(momentum))]
-    return optax.chain(*(links[:2] if is_zero(momentum) else links))
+    return optax.chain(*(links[:2] if core.is_zero(momentum) else links))

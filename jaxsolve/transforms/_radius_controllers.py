@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot, scaled_squares
 from jaxsolve.transforms._softmax_radius import TINY, quantile_of, spread_of
 from jaxsolve.transforms._wide import like, widened
@@ -135,7 +134,7 @@ def scale_to_softmax_radius(
         Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
         Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026.
     """
-    check_number("max_norm", max_norm, closed="]")
+    core.check_number("max_norm", max_norm, closed="]")
 
     def rule(wanted, tau, real):
         return ~(tau == 0), jnp.minimum(wanted, real(max_norm))
@@ -173,8 +172,8 @@ def scale_by_logit_spread(
         Sao, `Ghosts of Softmax: Complex Singularities That Limit Safe Step Sizes in
         Cross-Entropy <https://arxiv.org/abs/2603.13552>`_, 2026; its repository.
     """
-    check_number("floor", floor, closed="[")
-    check_number("cap", cap, floor, closed="[]")
+    core.check_number("floor", floor, closed="[")
+    core.check_number("cap", cap, floor, closed="[]")
 
     def init(params):
         del params
@@ -193,10 +192,10 @@ def scale_by_logit_spread(
 
 def _controller(rule, target, quantile, window, difference):
     """Gives updates another length, by a rule of theirs and what is wanted of rho."""
-    check_number("target", target, closed="]")
-    check_number("quantile", quantile, 0, 1, "[]")
+    core.check_number("target", target, closed="]")
+    core.check_number("quantile", quantile, 0, 1, "[]")
     if difference is not None:
-        check_number("difference", difference)
+        core.check_number("difference", difference)
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise ValueError(f"window must be a positive integer, got {window!r}.")
 

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._curvature import curvature
 from jaxsolve.transforms._lanczos_momentum import check_period
 from jaxsolve.transforms._scaled import dot, scaled
@@ -72,8 +71,8 @@ def scale_by_rayleigh(
         <https://arxiv.org/abs/2011.08181>`_, 2020; the rule as in the authors' code.
     """
     check_period(1, refresh)
-    check_number("max_learning_rate", max_learning_rate)
-    check_number("growth", growth, 1, closed="[]")
+    core.check_number("max_learning_rate", max_learning_rate)
+    core.check_number("growth", growth, 1, closed="[]")
 
     def init(params):
         return ScaleByRayleighState(

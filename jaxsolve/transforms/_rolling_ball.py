@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._wide import like, widened
 
@@ -159,10 +158,10 @@ def _times(scalar, tree):
 
 def _check(learning_rate, radius, steps, projection_stepsize, loss_scale):
     if not callable(learning_rate):
-        check_number("learning_rate", learning_rate)
+        core.check_number("learning_rate", learning_rate)
     if not callable(radius):
-        check_number("radius", radius, closed="[")
-    check_number("projection_stepsize", projection_stepsize)
-    check_number("loss_scale", loss_scale)
+        core.check_number("radius", radius, closed="[")
+    core.check_number("projection_stepsize", projection_stepsize)
+    core.check_number("loss_scale", loss_scale)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer, got {steps!r}.")

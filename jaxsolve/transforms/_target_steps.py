@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot, scaled_squares
 
 _SOFT = 1e-5  # added to the weights of Newton-like distances.
@@ -40,7 +39,7 @@ def adagrad_target_step(scale: chex.Numeric) -> TargetStep:
     Raises:
         ValueError: if the scale is not positive.
     """
-    check_number("scale", scale)
+    core.check_number("scale", scale)
 
     def update(memory, count, targets, grad, value_fn):
         del count, targets, value_fn
@@ -87,12 +86,12 @@ def armijo_target_step(
     Raises:
         ValueError: on a number out of its range.
     """
-    check_number("first", first)
-    check_number("decrease", decrease, 0, 1)
-    check_number("shrink", shrink, 0, 1)
-    check_number("least", least)
-    check_number("growth", growth, 1, closed="[]")
-    check_number("most", most, least, closed="[]")
+    core.check_number("first", first)
+    core.check_number("decrease", decrease, 0, 1)
+    core.check_number("shrink", shrink, 0, 1)
+    core.check_number("least", least)
+    core.check_number("growth", growth, 1, closed="[]")
+    core.check_number("most", most, least, closed="[]")
 
     def update(memory, count, targets, grad, value_fn):
         del count

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxsolve import core
-from jaxsolve.transforms._check import check_number
 from jaxsolve.transforms._scaled import dot
 from jaxsolve.transforms._target_steps import (
     TargetStep,
@@ -101,7 +100,7 @@ def target_surrogate(
     rule = as_target_step(stepsize)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a positive integer, got {steps!r}.")
-    check_number("tol", tol, closed="[]")
+    core.check_number("tol", tol, closed="[]")
 
     def init(params):
         none = lambda: jnp.zeros((), jnp.int32)  # two arrays, which may be donated

@@ -30,6 +30,7 @@ class Continuation(NamedTuple):
 
 
 DEFAULT = Continuation()
+_ROWS = 128  # of the cost tell how it is spread
 
 
 def check(continuation: Continuation | None) -> None:
@@ -61,7 +62,7 @@ def first(continuation: Continuation | None, problem: TransportProblem) -> chex.
     """The temperature to begin with: (), real."""
     if continuation is None:
         return problem.epsilon
-    spread = jax.lax.stop_gradient(problem.geometry.spread())
+    spread = jax.lax.stop_gradient(problem.geometry.thinned(_ROWS).spread())
     start = continuation.initial * spread / problem.epsilon
     start = jnp.where((start > 1) & jnp.isfinite(start), start, 1)
     stages = jnp.round(jnp.log(start) / -math.log(continuation.decay))

@@ -15,7 +15,7 @@ from jaxsolve.transport._one_dimension import check_power, check_weights
 from jaxsolve.transport._sliced import PointPair, along, check_slices, prepared, unit
 from jaxsolve.transport._sphere_ascent import ascent, climb, fresh, start_of
 from jaxsolve.transport._states import owned
-from jaxsolve.transport._von_mises_fisher import about, check_kappa, noise
+from jaxsolve.transport._von_mises_fisher import about, noise
 
 
 class DistributionalSlicedState(NamedTuple):
@@ -100,7 +100,7 @@ def distributional_sliced(
         <https://arxiv.org/abs/2002.07367>`_, 2021.
     """
     check_power(p)
-    check_kappa(kappa)
+    core.check_number("kappa", kappa, closed="[]")
     check_slices(slices)
     climber = ascent(transform, p, exact=not resample)
 
@@ -213,7 +213,7 @@ def distributional_sliced_wasserstein(
     """
     check_power(p)
     check_weights(a, b)
-    check_kappa(kappa)
+    core.check_number("kappa", kappa, closed="[]")
     check_slices(slices)
     check_steps(steps)
     return _value(x, y, a, b, key, kappa, slices, steps, p)

@@ -26,10 +26,13 @@ def certified(
         a, b, allowed = data.a, data.b, data.geometry.cost != jnp.inf
         level = jnp.where(a > 0, f, -jnp.inf)
         reached = jnp.max(jnp.where(allowed, level[:, None], -jnp.inf), 0)
-        higher = lambda h: h[None] >= level[:, None]
-        above = lambda h, w: jnp.sum(jnp.where(higher(h), w[None], 0), 1)
         slack = max(float(jnp.finfo(a.dtype).eps) ** 0.5, 1e-6) * jnp.sum(a)
-        short = (a > 0) & (above(level, a) > above(reached, b) + slack)
+
+        def excess(least):  # of the rows above that level: no matrix of them all
+            above = lambda h, w: jnp.sum(jnp.where(h >= least, w, 0))
+            return above(level, a) - above(reached, b)
+
+        short = (a > 0) & (jax.lax.map(excess, level) > slack)
         infeasible = as_status(Status.PRIMAL_INFEASIBLE)
         return jnp.where(far & jnp.any(short), infeasible, status)
 

@@ -8,7 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxsolve import core
-from jaxsolve.transport._geometry import BlockedGeometry, DenseCost, Geometry
+from jaxsolve.transport._geometry import (
+    BlockedGeometry,
+    DenseCost,
+    Geometry,
+    some_rows,
+)
 from jaxsolve.transport._products import HIGHEST
 
 CostFunction = Callable[[chex.Array, chex.Array], chex.Array]
@@ -158,6 +163,10 @@ class PointCloud(BlockedGeometry):
             squares = jnp.sum(outer**2, 1)[:, None] + jnp.sum(inner**2, 1)[None]
             return jnp.maximum(squares - 2 * products, 0)
         return jax.vmap(jax.vmap(cost, (None, 0)), (0, None))(outer, inner)
+
+    def thinned(self, count: int) -> Geometry:
+        few = some_rows(self.x, count)
+        return PointCloud(few, self.y, cost=self.cost, block=self.rows)
 
     def stored(self) -> Geometry:
         return DenseCost(self.matrix()) if self.rows is None else self

@@ -12,7 +12,7 @@ from jaxsolve import core
 from jaxsolve.core import Status, as_status
 from jaxsolve.transport._geometry import DenseCost, Geometry
 from jaxsolve.transport._point_cloud import PointCloud, squared_euclidean
-from jaxsolve.transport._products import CAP, over
+from jaxsolve.transport._products import CAP, StoredKernel, over
 from jaxsolve.transport._states import mark_of
 
 
@@ -187,10 +187,15 @@ class TransportProblem(eqx.Module):
 
     def apply_cost(self, f: chex.Array) -> chex.Array:
         """The cost that leaves each unit of a: (n,), real."""
-        # <C, P> of a lazy geometry by differentiation of sums in the temperature:
-        # d/ds sum_j b_j exp((g_j - C_ij + s C_ij) / eps) at s = 0.
         same, _ = self.normalised()
         g, epsilon = same.other(f), same.epsilon
+        if is_stored(same):
+            cost, kernel = same.geometry.cost, same.geometry.kernel(f, g, epsilon)
+            costs = kernel.matrix * jnp.where(cost == jnp.inf, 0, cost)
+            return StoredKernel(costs).times(same.b)
+
+        # <C, P> of a lazy geometry by differentiation of sums in the temperature:
+        # d/ds sum_j b_j exp((g_j - C_ij + s C_ij) / eps) at s = 0.
 
         def sums(s):
             # The exponent is (g / (1 - s) - C) / eps' with eps' = eps / (1 - s).

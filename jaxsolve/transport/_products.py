@@ -1,11 +1,13 @@
 """Sums of exponentials over one side of a cost, shifted so that none overflows."""
 
+import functools
 import math
 
 import chex
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 HIGHEST = jax.lax.Precision.HIGHEST
 CAP = 0.45  # entries of kernels are at most the largest number to this power
@@ -17,6 +19,7 @@ def over(x: chex.Array, epsilon: chex.Array) -> chex.Array:
     return x / unit * (1 / (1 + (epsilon - unit) / unit))
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def shifted_sum(
     cost: chex.Array,
     potential: chex.Array,
@@ -39,6 +42,30 @@ def shifted_sum(
     Returns:
         :math:`s` and :math:`m`; where there is nothing to sum both are zero.
     """
+    # One array of that shape at a time, but for the exponentials.
+    counts = (weights != 0) & (cost != jnp.inf)
+    z = jnp.where(counts, (potential - cost) / epsilon, -jnp.inf)
+    shift = jnp.max(z, axis=axis, keepdims=True)
+    shift = jnp.where(shift == -jnp.inf, 0, shift)
+    total = jnp.sum(weights * jnp.exp(z - shift), axis=axis)
+    return total, jnp.squeeze(shift, axis)
+
+
+@functools.partial(shifted_sum.defjvp, symbolic_zeros=True)
+def _shifted_sum_jvp(axis, primals, tangents):
+    moves = [not isinstance(t, SymbolicZero) for t in tangents]
+    moved = lambda values: [v for v, m in zip(values, moves, strict=True) if m]
+
+    def of_moving(*moving):
+        moving = iter(moving)
+        given = zip(primals, moves, strict=True)
+        return _differentiable(*(next(moving) if m else x for x, m in given), axis)
+
+    return jax.jvp(of_moving, moved(primals), moved(tangents))
+
+
+def _differentiable(cost, potential, weights, epsilon, axis):
+    """The same, so that all derivatives are finite, in weights of zero too."""
     forbidden = cost == jnp.inf
     z = over(potential - jnp.where(forbidden, 0, cost), epsilon)
     counts = (weights != 0) & ~forbidden
@@ -47,7 +74,7 @@ def shifted_sum(
     # An infinite largest one, of a cost of minus infinity, makes the sum NaN.
     shift = jax.lax.stop_gradient(jnp.where(shift == -jnp.inf, 0, shift))
     most = 0.5 * math.log(float(jnp.finfo(z.dtype).max))
-    terms = jnp.where(forbidden, 0, jnp.exp(jnp.minimum(z - shift, most)))
+    terms = jnp.where(forbidden, 0, jnp.exp(_at_most(z - shift, most)))
     return jnp.sum(weights * terms, axis=axis), jnp.squeeze(shift, axis)
 
 
@@ -60,7 +87,12 @@ def softmin_of(total: chex.Array, shift: chex.Array, epsilon: chex.Array) -> che
 
 def bounded_exp(z: chex.Array) -> chex.Array:
     """The exponential, at most as large as leaves its square finite."""
-    return jnp.exp(jnp.minimum(z, CAP * math.log(float(jnp.finfo(z.dtype).max))))
+    return jnp.exp(_at_most(z, CAP * math.log(float(jnp.finfo(z.dtype).max))))
+
+
+def _at_most(z, most):
+    """The minimum, whose derivative needs no array of numbers."""
+    return jnp.where(z > most, most, z)
 
 
 def kernel_of(

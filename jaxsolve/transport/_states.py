@@ -18,14 +18,7 @@ def mark_of(tree: Any, sound: chex.Array, dtype: Any) -> chex.Array:
     """
     total = jnp.zeros((), jnp.uint32)
     for k, leaf in enumerate(jax.tree.leaves(eqx.filter(tree, eqx.is_array))):
-        size = leaf.dtype.itemsize
-        word = {1: jnp.uint8, 2: jnp.uint16}.get(size, jnp.uint32)
-        words = jnp.ravel(jax.lax.bitcast_convert_type(leaf, word)).astype(jnp.uint32)
-        place = (jax.lax.iota(jnp.uint32, words.size) + k) * jnp.uint32(0x9E3779B9)
-        # Every bit of a word and of its place changes half of those of the sum.
-        words = (words ^ (words >> 16)) * jnp.uint32(0x85EBCA6B) ^ place
-        words = (words ^ (words >> 13)) * jnp.uint32(0xC2B2AE35)
-        words = words ^ (words >> 16)
+        words = _mixed(leaf, k)
         total = total * jnp.uint32(31) + jnp.sum(words, dtype=jnp.uint32)
     # What a float32 can hold.
     return jnp.where(sound, (total >> 8).astype(dtype), jnp.nan)
@@ -39,3 +32,25 @@ def owned(state: Any) -> Any:
 def anew(stale: chex.Array, new: chex.Numeric, old: chex.Array) -> chex.Array:
     """A field of a state, begun anew where that is of another problem."""
     return jnp.where(stale, new, old).astype(old.dtype)
+
+
+def _mixed(leaf, k):
+    """A word for each entry, of which its bits and its place change half of the bits.
+
+    Entries stay where they are, on whatever device.
+    """
+    wide = leaf.dtype.itemsize == 8
+    kinds = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+    kind = jnp.uint64 if wide else jnp.uint32
+    bits = jax.lax.bitcast_convert_type(leaf, kinds[leaf.dtype.itemsize]).astype(kind)
+    place = jnp.full(leaf.shape, k, kind)
+    for axis in range(leaf.ndim):
+        along = jax.lax.broadcasted_iota(kind, leaf.shape, axis)
+        place = place * kind(leaf.shape[axis]) + along
+    if wide:
+        words = bits ^ (bits >> 32) ^ (place * kind(0x9E3779B97F4A7C15))
+        words = words * kind(0xFF51AFD7ED558CCD)
+        return (words ^ (words >> 32)).astype(jnp.uint32)
+    words = (bits ^ (bits >> 16)) * kind(0x85EBCA6B) ^ (place * kind(0x9E3779B9))
+    words = (words ^ (words >> 13)) * kind(0xC2B2AE35)
+    return words ^ (words >> 16)

@@ -82,14 +82,8 @@ def von_mises_fisher(
             f"loc is a vector of at least two entries, got shape {loc.shape}."
         )
     check_slices(count)
-    check_kappa(kappa)
+    core.check_number("kappa", kappa, closed="[]")
     return _draw(key, loc.astype(core.real_dtype(loc)), kappa, count)
-
-
-def check_kappa(kappa):
-    """Raises a `ValueError` if a concentration is known to be none."""
-    if core.is_concrete(kappa) and not kappa >= 0:
-        raise ValueError(f"kappa must be at least 0, got {kappa!r}.")
 
 
 @functools.partial(jax.jit, static_argnames="count", inline=True)

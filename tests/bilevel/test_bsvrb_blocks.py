@@ -277,7 +277,7 @@ def test_static_mistakes_are_errors():
         run(data, estimators=(0.1, 0.1))
     with pytest.raises(ValueError, match="radius must be positive"):
         run(data, radius=0.0)
-    with pytest.raises(ValueError, match="floor must be one number positive"):
+    with pytest.raises(ValueError, match="floor must be one real number"):
         first(PROBLEM, ETA, TAU, floor=0.0)
     with pytest.raises(ValueError, match="empty"):
         run((jnp.zeros((5, 0, 3)), data[1]))

@@ -343,13 +343,13 @@ def test_static_mistakes_are_errors():
     numbers = optax.sgd(0.1), 0.1, 0.1, 1.0
     with pytest.raises(ValueError, match="joint_set"):
         lv_hba(BilevelProblem(fun, fun, constraint=fun), *numbers)
-    with pytest.raises(ValueError, match="gamma must be one number positive"):
+    with pytest.raises(ValueError, match="gamma must be one real number"):
         lv_hba(plain, *numbers, gamma=(1.0, 0.0))
     with pytest.raises(ValueError, match="gamma must be a pair"):
         lv_hba(plain, *numbers, gamma=1.0)
-    with pytest.raises(ValueError, match="radius must be one number positive"):
+    with pytest.raises(ValueError, match="radius must be one real number"):
         lv_hba(plain, *numbers, radius=-1.0)
-    with pytest.raises(ValueError, match="penalty must be one number positive"):
+    with pytest.raises(ValueError, match="penalty must be one real number"):
         lv_hba(plain, optax.sgd(0.1), 0.1, 0.1, 0.0)
     with pytest.raises(ValueError, match="stepsize"):
         lv_hba(plain, optax.sgd(0.1), -0.1, 0.1, 1.0)

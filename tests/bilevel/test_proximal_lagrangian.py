@@ -125,7 +125,7 @@ def test_it_maps_over_anchors_and_takes_any_inner_solver():
 
 def test_static_mistakes_are_errors():
     fun = lambda levels, _: levels.upper * levels.lower
-    with pytest.raises(ValueError, match="gamma must be one number positive"):
+    with pytest.raises(ValueError, match="gamma must be one real number"):
         proximal_lagrangian(BilevelProblem(fun, fun), gamma=(0.0, 1.0))
     with pytest.raises(ValueError, match="BilevelProblem"):
         proximal_lagrangian(fun)

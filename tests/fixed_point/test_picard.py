@@ -175,7 +175,7 @@ def test_the_map_is_traced_twice_at_most():
 
 @pytest.mark.parametrize("make", [fixed_point.picard, fixed_point.anderson])
 def test_static_mistakes_are_value_errors(make):
-    with pytest.raises(ValueError, match="damping must be one positive number"):
+    with pytest.raises(ValueError, match="damping must be one real number"):
         make(affine, damping=0.0)
     with pytest.raises(ValueError, match="tree like params"):
         core.run(make(lambda x, _: (x, x)), jnp.ones(2))

@@ -96,3 +96,26 @@ def test_params_and_a_first_state_may_be_donated(name):
         x, state = donating(x, state, cost)
         kept, other = learner.update(kept, other, cost)
     np.testing.assert_allclose(x, kept, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: online.ensemble_stepsizes(1.0, 1.0, 1.0, 0.5), "rounds must be"),
+        (lambda: online.log_barrier_simplex(jnp.ones(3), axis=3), "along axis 3"),
+        (
+            lambda: online.mirror_descent(
+                online.linear_loss, prox.entropy_map(), stepsize=None
+            ),
+            "stepsize must be one",
+        ),
+    ],
+)
+def test_numbers_that_are_none_are_refused(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_stepsizes_of_bounds_whose_squares_overflow():
+    stepsizes = online.ensemble_stepsizes(1.0, 1e-170, 1e-170, 8)
+    np.testing.assert_allclose(stepsizes, jnp.asarray([0.125]), rtol=1e-6)

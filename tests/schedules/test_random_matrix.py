@@ -113,6 +113,8 @@ def test_numbers_out_of_range_are_refused():
         "momentum": lambda: schedules.max_learning_rate(1.0, 1.0, 8, momentum=1.5),
         "noise": lambda: schedules.batch_eigenvalue(1.0, -1.0, 8),
         "reference": lambda: schedules.linear_scaling(0.1, 8, -4),
+        "eigenvalue": lambda: schedules.spectral_scaling(0.1, 8, 4, -1.0, 1.0),
+        "learning_rate": lambda: schedules.stability_margin(-0.1, 0.5, 1.0),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match=name):

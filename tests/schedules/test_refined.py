@@ -149,12 +149,21 @@ def test_offline_optimum_has_nearly_the_refined_shape(x64):
     [
         (lambda: schedules.refined(jnp.ones((2, 2))), "norms must be one axis"),
         (lambda: schedules.refined(jnp.ones(0)), "norms must be one axis"),
-        (lambda: schedules.refined(jnp.ones(3), 0.0), "peak_value must lie"),
-        (lambda: schedules.refined(jnp.ones(3), power=0.0), "power must lie"),
-        (lambda: schedules.refined(jnp.ones(3), smoothing=1.0), "smoothing must lie"),
-        (lambda: schedules.refined(jnp.ones(3), steps=0), "steps must lie"),
-        (lambda: schedules.refined_stepsize(jnp.ones(3), -1.0), "distance must lie"),
-        (lambda: schedules.refined_bound(jnp.ones(3), 0.0), "distance must lie"),
+        (lambda: schedules.refined(jnp.ones(3), 0.0), "peak_value must be one"),
+        (lambda: schedules.refined(jnp.ones(3), power=0.0), "power must be one"),
+        (
+            lambda: schedules.refined(jnp.ones(3), smoothing=1.0),
+            "smoothing must be one",
+        ),
+        (lambda: schedules.refined(jnp.ones(3), steps=0), "steps must be one"),
+        (
+            lambda: schedules.refined_stepsize(jnp.ones(3), -1.0),
+            "distance must be one",
+        ),
+        (
+            lambda: schedules.refined_bound(jnp.ones(3), 0.0),
+            "distance must be one",
+        ),
     ],
 )
 def test_numbers_out_of_range_are_refused(make, match):

@@ -111,12 +111,16 @@ def test_fit_in_single_precision_is_that_in_double(x64):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: schedules.step_law(0.0, 1e9), "parameters must lie"),
-        (lambda: schedules.step_law(1e9, -1.0), "tokens must lie"),
-        (lambda: schedules.step_law_schedule(1e9, 1e9, 100), "warmup_steps must lie"),
+        (lambda: schedules.step_law(0.0, 1e9), "parameters must be one"),
+        (lambda: schedules.step_law(1e9, -1.0), "tokens must be one"),
+        (
+            lambda: schedules.step_law_schedule(1e9, 1e9, 100),
+            "warmup_steps must be one",
+        ),
         (lambda: schedules.fit_step_law(np.ones((3, 4))), "five columns"),
         (lambda: schedules.fit_step_law(np.ones((3, 5)), resamples=0), "resamples"),
         (lambda: schedules.fit_step_law(np.ones((3, 5)), tolerance=-1.0), "tolerance"),
+        (lambda: schedules.fit_step_law(np.ones((3, 5))), "two values of parameters"),
     ],
 )
 def test_numbers_out_of_range_are_refused(make, match):

@@ -139,9 +139,11 @@ def test_a_recorded_run_refines_the_schedule_of_the_next():
 
 
 def test_wrong_options_are_refused():
+    with pytest.raises(ValueError, match="must be an optax transformation"):
+        transforms.last_iterate(0.1, 4)
     with pytest.raises(ValueError, match="as many weights"):
         transforms.last_iterate(optax.sgd(1.0), 4, weights=jnp.ones(3))
-    with pytest.raises(ValueError, match="steps must lie"):
+    with pytest.raises(ValueError, match="steps must be one"):
         transforms.last_iterate(optax.sgd(1.0), 0)
     for steps in (0, 2.0):
         with pytest.raises(ValueError, match="positive integer"):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxsolve
 from jaxsolve import transport
 
 RNG = np.random.default_rng(0)
@@ -133,3 +134,26 @@ def test_distances_far_from_the_origin_do_not_cancel():
 def test_what_is_no_geometry_is_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+@pytest.mark.parametrize("block", [None, 50])
+def test_some_rows_tell_how_a_cost_is_spread(block, x64):
+    x = RNG.normal(size=(1000, 2)) + 3 * (np.arange(1000) % 2)[:, None]
+    cloud = transport.PointCloud(x, RNG.normal(size=(40, 2)), block=block)
+    for geometry in (cloud, transport.DenseCost(cloud.matrix())):
+        few = geometry.thinned(128)
+        assert 100 < few.shape[0] <= 128
+        np.testing.assert_allclose(few.spread(), geometry.spread(), rtol=0.1)
+        assert geometry.thinned(1000).shape == geometry.shape
+
+
+@pytest.mark.parametrize("make", [transport.newton_transport, transport.sinkhorn])
+def test_beside_the_cost_memory_holds_no_more_than_three_matrices(make, x64):
+    cost, start = jnp.asarray(RNG.uniform(size=(300, 300))), jnp.zeros(300)
+
+    def solve(cost):
+        problem = transport.TransportProblem(cost, epsilon=0.01)
+        return jaxsolve.run(make(), start, problem, tol=1e-6).params
+
+    memory = jax.jit(solve).lower(cost).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 3.3 * cost.nbytes
