@@ -77,8 +77,9 @@ def anderson(
         >>> import jax.numpy as jnp
         >>> import jaxsolve
         >>> solver = jaxsolve.fixed_point.anderson(lambda x, a: jnp.cos(a * x))
-        >>> print(jaxsolve.run(solver, 1.0, 1.0))
-        Solution(converged after 4 updates, error 3.38e-04, params=0.739287)
+        >>> solution = jaxsolve.run(solver, 1.0, 1.0)
+        >>> print(solution.converged, f"{solution.params:.3f}")
+        True 0.739
 
     References:
         Anderson, `Iterative Procedures for Nonlinear Integral Equations

@@ -100,7 +100,7 @@ def newton(
         <https://doi.org/10.1137/0904038>`_, 1983. Conn, Gould and Toint, `Trust-Region
         Methods <https://doi.org/10.1137/1.9780898719857>`_, 2000, Chapter 7.
     """
-    core.check_number("radius", radius)
+    core.check_number("radius", radius, closed="]")
     region = trust_region() if region is None else region
     oracle, gradient = second_order(fun), core.value_and_grad(fun)
 

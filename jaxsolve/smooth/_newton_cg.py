@@ -109,7 +109,7 @@ def newton_cg(
         Region and Line Search Techniques <https://doi.org/10.1007/978-1-4613-3335-7_7>`_,
         1998, for what follows a rejection.
     """
-    core.check_number("radius", radius)
+    core.check_number("radius", radius, closed="]")
     region = trust_region() if region is None else region
     oracle, gradient = second_order(fun), core.value_and_grad(fun)
 
