@@ -66,16 +66,35 @@ def _shifted_sum_jvp(axis, primals, tangents):
 
 def _differentiable(cost, potential, weights, epsilon, axis):
     """The same, so that all derivatives are finite, in weights of zero too."""
-    forbidden = cost == jnp.inf
-    z = over(potential - jnp.where(forbidden, 0, cost), epsilon)
-    counts = (weights != 0) & ~forbidden
-    # What has no weight may be larger than all that has: its derivative is wanted too.
-    shift = jnp.max(jnp.where(counts, z, -jnp.inf), axis=axis, keepdims=True)
+    fixed = jax.lax.stop_gradient((cost, potential, weights, epsilon))
     # An infinite largest one, of a cost of minus infinity, makes the sum NaN.
-    shift = jax.lax.stop_gradient(jnp.where(shift == -jnp.inf, 0, shift))
-    most = 0.5 * math.log(float(jnp.finfo(z.dtype).max))
-    terms = jnp.where(forbidden, 0, jnp.exp(_at_most(z - shift, most)))
-    return jnp.sum(weights * terms, axis=axis), jnp.squeeze(shift, axis)
+    _, shift = shifted_sum(*fixed, axis)
+    terms = _terms(cost, potential, jnp.expand_dims(shift, axis), epsilon)
+    return jnp.sum(weights * terms, axis=axis), shift
+
+
+@jax.custom_jvp
+def _terms(cost, potential, shift, epsilon):
+    """The exponentials; what has no weight may be larger than all that has."""
+    most = 0.5 * math.log(float(jnp.finfo(shift.dtype).max))
+    z = _at_most((potential - cost) / epsilon - shift, most)
+    return jnp.where(cost == jnp.inf, 0, jnp.exp(z))
+
+
+@functools.partial(_terms.defjvp, symbolic_zeros=True)
+def _terms_jvp(primals, tangents):
+    # Of the exponentials alone, so that they are all that is kept of that shape.
+    cost, potential, _, epsilon = primals
+    d_cost, d_potential, _, d_epsilon = tangents  # the shift is held
+    terms, change = _terms(*primals), jnp.zeros((), cost.dtype)
+    if not isinstance(d_cost, SymbolicZero):
+        change = change - over(d_cost, epsilon)
+    if not isinstance(d_potential, SymbolicZero):
+        change = change + over(d_potential, epsilon)
+    if not isinstance(d_epsilon, SymbolicZero):
+        gap = jnp.where(cost == jnp.inf, 0, potential - cost)
+        change = change + jax.jvp(lambda e: over(gap, e), (epsilon,), (d_epsilon,))[1]
+    return terms, terms * change
 
 
 def softmin_of(total: chex.Array, shift: chex.Array, epsilon: chex.Array) -> chex.Array:
