@@ -53,7 +53,8 @@ def ensemble_stepsizes(
         The stepsizes, (N,), at least one; float64 where x64 is enabled, else float32.
 
     Raises:
-        ValueError: if a number is not positive and finite, or traced.
+        ValueError: if a number is not positive and finite, or traced, or a stepsize is
+            beyond the range of floats.
 
     Examples:
         >>> from jaxsolve import online
@@ -76,9 +77,18 @@ def ensemble_stepsizes(
     _rounds.check_positive(**numbers)
     if rounds < 1 or rounds != round(rounds):
         raise ValueError(f"rounds must be a positive integer, got {rounds!r}.")
-    least = diameter / (gradient_bound * math.sqrt(8 * rounds))
-    size = max(1, math.ceil(-math.log2(8 * smoothness * least)) + 1)
-    return jnp.asarray(np.minimum(1 / (8 * smoothness), least * 2.0 ** np.arange(size)))
+    # By logarithms: squares and products of bounds may be beyond all numbers.
+    least = math.log2(diameter) - math.log2(gradient_bound) - math.log2(8 * rounds) / 2
+    size = max(1, math.ceil(-least - math.log2(smoothness) - 3) + 1)
+    grid = np.exp2(least + np.arange(size))
+    stepsizes = np.minimum(1 / (8 * smoothness), grid)
+    info = jnp.finfo(core.real_dtype(0.0))
+    if not (info.tiny <= stepsizes[0] and stepsizes[-1] <= info.max):
+        raise ValueError(
+            f"stepsizes from {stepsizes[0]:.0e} to {stepsizes[-1]:.0e} are beyond the "
+            f"range of {info.dtype}: scale the losses or the params."
+        )
+    return jnp.asarray(stepsizes)
 
 
 @core.memoise

@@ -119,3 +119,8 @@ def test_numbers_that_are_none_are_refused(make, match):
 def test_stepsizes_of_bounds_whose_squares_overflow():
     stepsizes = online.ensemble_stepsizes(1.0, 1e-170, 1e-170, 8)
     np.testing.assert_allclose(stepsizes, jnp.asarray([0.125]), rtol=1e-6)
+
+
+def test_stepsizes_beyond_the_range_of_floats_are_refused():
+    with pytest.raises(ValueError, match="beyond the range of float32"):
+        online.ensemble_stepsizes(1e-200, 1e-20, 1e150, 8)
